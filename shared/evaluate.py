@@ -1,0 +1,44 @@
+"""A trained run goes in; predictions of a split and their scores come out."""
+
+import json
+import logging
+
+from shared import checkpoints
+from shared.config import UserError
+from shared.run import write_atomically
+from shared.task import Context
+
+log = logging.getLogger(__name__)
+
+
+def restore(task, run, config) -> Context:
+    """The run's features and its model with the best weights."""
+    import keras
+
+    keras.config.set_dtype_policy(config.training.precision)
+    if not run.features.exists():
+        raise UserError(f"{run.directory}: holds no features, so it was never trained; train it first")
+    features = task.load_features(config, run.features)
+    model = task.build_model(config, features)
+    checkpoints.restore_best(run.checkpoints, model)
+    return Context(run=run, config=config, features=features, model=model)
+
+
+def evaluate(task, run, config, split="test") -> dict:
+    """Decodes a whole split with the best weights; writes predictions and scores, and returns the scores.
+
+    Raises UserError if the corpus has no such split.
+    """
+    corpus = task.prepare(config)
+    if split not in corpus.splits:
+        raise UserError(f"--split {split}: {corpus.name} has only {', '.join(corpus.splits)}")
+    context = restore(task, run, config)
+    predictions = task.decode(config, context.model, context.features, corpus, split, 0)
+    scores = task.score(predictions, config)
+    if split in corpus.optimum:
+        scores["optimum_perplexity"] = corpus.optimum[split]
+    lines = (json.dumps(prediction, ensure_ascii=False) for prediction in predictions)
+    write_atomically(run.predictions(split), "".join(f"{line}\n" for line in lines))
+    run.merge_scores(split, scores)
+    log.info("%s: %s", split, ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if not isinstance(value, str)))
+    return scores

@@ -1,0 +1,35 @@
+"""Losses over padded batches of token ids, with their mean taken over real tokens only."""
+
+import keras
+from keras import ops
+
+
+class TokenCrossEntropy(keras.losses.Loss):
+    """Cross-entropy of the right ids, averaged over the tokens with weight, optionally with label smoothing.
+
+    With smoothing e the target distribution is (1 - e) on the right id plus e spread evenly over all ids (Szegedy et
+    al. 2016, section 7). Keras has this for dense targets only; here it is two more terms,
+
+        (1 - e) nll + e mean_v(-log p_v) = nll + e (logit_right - mean(logits)),
+
+    which spares a one-hot tensor the size of the logits.
+
+    Args:
+        label_smoothing: e, in [0, 1).
+
+    Called with y_true (batch, time) ids, y_pred (batch, time, ids) logits and sample_weight (batch, time), it returns a
+    scalar in nats per token.
+    """
+
+    def __init__(self, label_smoothing=0.0, name="token_cross_entropy"):
+        # The default reduction would count padding in the mean's divisor.
+        super().__init__(name=name, reduction="mean_with_sample_weight")
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true, y_pred):
+        """Cross-entropy of every token, (batch, time)."""
+        losses = keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+        if self.label_smoothing:
+            right = ops.take_along_axis(y_pred, ops.expand_dims(y_true, -1), axis=-1)[..., 0]
+            losses = losses + self.label_smoothing * (right - ops.mean(y_pred, axis=-1))
+        return losses

@@ -1,0 +1,105 @@
+"""The attention decoder: a recurrent network that looks into a memory before it answers.
+
+The attention sits BETWEEN the recurrent layers:
+
+    h_t = first layer(x_t, h_{t-1})
+    c_t, a_t = attention(h_t, memory)
+    s_t = upper layers([h_t, c_t], s_{t-1})
+    output_t = tanh(W [s_t, c_t, x_t])          the deep output of Bahdanau et al. 2015, appendix A.2.2
+
+No recurrence depends on the attention of an earlier step except through the upper layers' own state, so a training step
+runs each layer over the whole sequence in one call, and the attention of all steps is one product. With attention "none"
+it is a plain recurrent decoder that knows the memory only through its initial state (Sutskever, Vinyals & Le 2014).
+"""
+
+from keras import layers, ops
+
+from shared.recurrent.attention import Attention
+from shared.recurrent.stack import RecurrentStack
+
+
+class AttentionDecoder(layers.Layer):
+    """Decodes with attention between the first recurrent layer and the others.
+
+    Args:
+        cell: "simple", "lstm" or "gru".
+        units: state size of every recurrent layer.
+        num_layers: all recurrent layers; with attention one below it and at least one above.
+        output_units: size of the outputs.
+        attention: "additive", "dot" or "none".
+        attention_units: see Attention.
+        residual, dropout: of the recurrent layers, see RecurrentStack. `dropout` also applies to what the upper
+            layers read.
+    """
+
+    def __init__(
+        self, cell, units, num_layers, output_units, attention="additive", attention_units=256, residual=False, dropout=0.0,
+        **arguments,
+    ):  # fmt: skip
+        super().__init__(**arguments)
+        attends = attention != "none"
+        self.first = RecurrentStack(cell, units, 1 if attends else num_layers, residual=residual, dropout=dropout)
+        self.attention = Attention(attention, attention_units) if attends else None
+        if attends:
+            self.upper = RecurrentStack(cell, units, num_layers - 1, residual=residual, dropout=dropout)
+            self.upper_dropout = layers.Dropout(dropout, noise_shape=(None, 1, None))
+        self.readout = layers.Dense(output_units, activation="tanh", name="readout")
+
+    def build(self, inputs_shape, memory_shape):
+        """Creates all weights for inputs (batch, time, features) and a memory (batch, positions, memory size)."""
+        leading, features = tuple(inputs_shape[:-1]), inputs_shape[-1]
+        self.first.build(inputs_shape)
+        units = self.first.output_units
+        if self.attention:
+            self.attention.build((*leading, units), memory_shape)
+            self.upper.build((*leading, units + memory_shape[-1]))
+            units += memory_shape[-1]
+        self.readout.build((*leading, units + features))
+
+    @property
+    def num_layers(self) -> int:
+        """Recurrent layers in all, below and above the attention: the length of the state."""
+        return len(self.first.recurrences) + (len(self.upper.recurrences) if self.attention else 0)
+
+    def call(self, inputs, initial_state, memory, memory_mask, training=None):
+        """Runs whole target sequences, each step fed with its true predecessor (teacher forcing).
+
+        Args:
+            inputs: (batch, time, features), right-padded; padding needs no mask, for it cannot reach earlier steps.
+            initial_state: as RecurrentStack's, one entry a layer, lowest first.
+            memory: (batch, positions, memory size), not read with attention "none".
+            memory_mask: boolean (batch, positions).
+
+        Returns:
+            outputs (batch, time, output_units), the final state, and attention weights (batch, time, positions), None
+            with attention "none".
+        """
+        below, first_state = self.first(inputs, initial_state=initial_state[: len(self.first.recurrences)], training=training)
+        if not self.attention:
+            return self.readout(ops.concatenate([below, inputs], axis=-1)), first_state, None
+        contexts, weights = self.attention(below, self.attention.keys(memory), memory, memory_mask)
+        above, upper_state = self.upper(
+            self.upper_dropout(ops.concatenate([below, contexts], axis=-1), training=training),
+            initial_state=initial_state[1:],
+            training=training,
+        )
+        return self.readout(ops.concatenate([above, contexts, inputs], axis=-1)), first_state + upper_state, weights
+
+    def step(self, inputs, state, keys, memory, memory_mask):
+        """One step of the same network, without dropout.
+
+        Args:
+            inputs: (batch, features).
+            state: as in call.
+            keys: `self.attention.keys(memory)`, computed once per search; None with attention "none".
+
+        Returns:
+            outputs (batch, output_units), the new state, attention weights (batch, positions) or None.
+        """
+        below, first_state = self.first.step(inputs, state[: len(self.first.recurrences)])
+        if not self.attention:
+            return self.readout(ops.concatenate([below, inputs], axis=-1)), first_state, None
+        contexts, weights = self.attention(below[:, None], keys, memory, memory_mask)
+        context = contexts[:, 0]
+        above, upper_state = self.upper.step(ops.concatenate([below, context], axis=-1), state[1:])
+        return self.readout(ops.concatenate([above, context, inputs], axis=-1)), first_state + upper_state, weights[:, 0]

@@ -1,0 +1,92 @@
+"""A deep recurrent network as a function: (inputs, initial state, mask) -> (outputs, final state)."""
+
+import keras
+from keras import layers, ops
+
+from shared.recurrent.layers import recurrent_layer
+
+
+class RecurrentStack(layers.Layer):
+    """Recurrent layers on top of each other, in one direction or in both.
+
+    The state is a list with one entry a layer, each a list of tensors (batch, units): [h] for simple and GRU, [h, c]
+    for LSTM, and the forward states followed by the backward states when bidirectional. None stands for zeros.
+
+    Args:
+        cell: "simple", "lstm" or "gru".
+        units: state size of every layer, for each direction.
+        num_layers: how many layers.
+        bidirectional: whether every layer reads both ways and concatenates the two (Schuster & Paliwal 1997).
+        residual: whether each layer but the first adds its input to its output.
+        dropout: share of the inputs of every layer but the first that is dropped, with one mask for all steps of a
+            sequence (locked dropout; Gal & Ghahramani 2016).
+    """
+
+    def __init__(self, cell, units, num_layers=1, bidirectional=False, residual=False, dropout=0.0, **arguments):
+        super().__init__(**arguments)
+        self.supports_masking = True  # the mask is an argument; Keras would warn that it is not passed on behind our back
+        self.bidirectional = bidirectional
+        self.residual = residual
+        self.output_units = units * (2 if bidirectional else 1)
+        self.recurrences = [recurrent_layer(cell, units, name=f"recurrence_{i}") for i in range(num_layers)]
+        if bidirectional:
+            self.recurrences = [layers.Bidirectional(layer, name=f"both_ways_{i}") for i, layer in enumerate(self.recurrences)]
+        self.dropouts = [
+            layers.Dropout(dropout, noise_shape=(None, 1, None), name=f"dropout_{i}") for i in range(1, num_layers)
+        ]
+
+    def build(self, inputs_shape):
+        """Creates all weights for inputs of shape (batch, time, features)."""
+        shape = (*inputs_shape[:-1], inputs_shape[-1])
+        for i, layer in enumerate(self.recurrences):
+            if i > 0:
+                self.dropouts[i - 1].build(shape)
+            layer.build(shape)
+            shape = (*inputs_shape[:-1], self.output_units)
+
+    def call(self, inputs, initial_state=None, mask=None, training=None):
+        """Runs whole sequences.
+
+        Args:
+            inputs: (batch, time, features).
+            initial_state: the state before the first step, in the structure above; None for zeros.
+            mask: boolean (batch, time), False on right padding; None when every step counts or padding does no harm
+                (in one direction, padding on the right cannot reach the steps before it).
+
+        Returns:
+            outputs (batch, time, output_units), zero where masked, and the final state.
+        """
+        outputs, final_state = inputs, []
+        for i, layer in enumerate(self.recurrences):
+            below = self.dropouts[i - 1](outputs, training=training) if i > 0 else outputs
+            above, *state = layer(
+                below, mask=mask, initial_state=initial_state[i] if initial_state else None, training=training
+            )
+            outputs = above + below if self.residual and i > 0 else above
+            final_state.append(state)
+        return outputs, final_state
+
+    def compute_mask(self, inputs, previous_mask=None):
+        """None: whoever reads the outputs is given the mask explicitly."""
+
+    def step(self, inputs, state):
+        """One step without dropout: inputs (batch, features), state -> outputs (batch, units), new state."""
+        if self.bidirectional:
+            raise ValueError("a bidirectional stack needs the whole sequence: it cannot go step by step")
+        outputs, new_state = inputs, []
+        for i, layer in enumerate(self.recurrences):
+            above, layer_state = layer.cell(outputs, state[i])
+            outputs = above + outputs if self.residual and i > 0 else above
+            new_state.append(list(layer_state))
+        return outputs, new_state
+
+    def zero_state(self, batch_size):
+        """The state before anything was read."""
+        return [[ops.zeros((batch_size, size), self.compute_dtype) for size in state_sizes(layer)] for layer in self.recurrences]
+
+
+def state_sizes(layer) -> list[int]:
+    """Sizes of a layer's state tensors, forward then backward."""
+    if isinstance(layer, layers.Bidirectional):
+        return state_sizes(layer.forward_layer) + state_sizes(layer.backward_layer)
+    return [layer.state_size] if isinstance(layer.state_size, int) else list(layer.state_size)

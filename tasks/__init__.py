@@ -1,0 +1,1 @@
+"""One folder per task, with the same file names in each."""
