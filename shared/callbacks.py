@@ -163,5 +163,9 @@ def averaged_weights(model):
 def samples_table(predictions) -> str:
     """Predictions as a Markdown table of the texts in them."""
     names = [name for name, value in predictions[0].items() if isinstance(value, str)] if predictions else []
-    rows = [names, ["---"] * len(names), *([prediction[name].replace("|", "\\|") for name in names] for prediction in predictions)]
+    rows = [
+        names,
+        ["---"] * len(names),
+        *([prediction[name].replace("|", "\\|") for name in names] for prediction in predictions),
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

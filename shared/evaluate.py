@@ -40,5 +40,9 @@ def evaluate(task, run, config, split="test") -> dict:
     lines = (json.dumps(prediction, ensure_ascii=False) for prediction in predictions)
     write_atomically(run.predictions(split), "".join(f"{line}\n" for line in lines))
     run.merge_scores(split, scores)
-    log.info("%s: %s", split, ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if not isinstance(value, str)))
+    log.info(
+        "%s: %s",
+        split,
+        ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if not isinstance(value, str)),
+    )
     return scores

@@ -61,7 +61,9 @@ def _with_gradient_norm(optimizer_class):
             self.gradient_norm = self.add_variable((), initializer="zeros", dtype="float32", name="gradient_norm")
 
         def _clip_gradients(self, gradients):
-            gradients = [ops.convert_to_tensor(gradient) for gradient in gradients]  # an embedding's may be indexed slices
+            gradients = [
+                ops.convert_to_tensor(gradient) for gradient in gradients
+            ]  # an embedding's may be indexed slices
             norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in gradients))
             self.gradient_norm.assign(norm)
             if not self.global_clipnorm:

@@ -60,7 +60,7 @@ h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; }
 h2 { margin: 2.6rem 0 .7rem; font-size: 1.25rem; }
 h3 { margin: 1.6rem 0 .4rem; font-size: 1rem; }
 .kind { margin: 0; color: var(--faint); font-variant: small-caps; letter-spacing: .04em; }
-.small { color: var(--faint); font-size: .82rem; }
+.small { margin: .4rem 0; color: var(--faint); font-size: .82rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; border-top: 2px solid var(--ink); border-bottom: 2px solid var(--ink);
   font-size: .92rem; font-variant-numeric: tabular-nums; }
@@ -81,13 +81,14 @@ svg text { font-family: system-ui, sans-serif !important; }
 .pictures img { max-width: 100%; border: 1px solid var(--rule); background: #fff; }
 pre { padding: .8rem 1rem; overflow-x: auto; background: var(--block); font-size: .82rem; overflow-wrap: normal; }
 .commands { white-space: pre-wrap; overflow-wrap: anywhere; }
+details { margin-top: .6rem; }
 summary { cursor: pointer; color: var(--accent); }
 @media (max-width: 40rem) {
   .samples th { display: none; }
   .samples tr, .samples td { display: block; padding: .15rem 0; text-align: left; }
   .samples td.number { padding-left: 0; }
   .samples tr { padding: .6rem 0; }
-  .samples td::before { content: attr(data-label) " "; color: var(--faint); font-variant: small-caps; }
+  .samples td::before { content: attr(data-label) " "; color: var(--faint); font-size: .82rem; }
 }
 """
 
@@ -207,7 +208,7 @@ def _curves(rounds: Sequence[Mapping[str, Any]], monitor: str, best: int | None,
         points = {row["round"]: float(row[name]) for row in rounds if _is_number(row.get(name))}
         caption = f"<b>{_escape(_label(name))}</b> last {_text(list(points.values())[-1])}"
         if best in points:
-            caption += f', <span class="best">best round {_text(points[best])}</span>'
+            caption += f', <span class="best">at the best round {_text(points[best])}</span>'
         line = optimum if name == "valid_perplexity" else None
         if line is not None:
             caption += f", dashed: lowest possible {_text(line)}"
@@ -395,7 +396,7 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     if not _is_number(value):
-        return value if isinstance(value, Markup) else _plain(value)
+        return _plain(value)
     if isinstance(value, int) or 1e4 <= abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:#.4g}"

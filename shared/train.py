@@ -43,7 +43,13 @@ def train(task, config, run) -> None:
     model.optimizer.build(model.trainable_variables)
     progress = checkpoints.restore_round(run.checkpoints, model)
     run.write_environment(config.training.seed, recurrent_kernels(model), model.count_params())
-    log.info("%s: %s parameters, %d rounds of %d steps", corpus.name, f"{model.count_params():,}", config.training.rounds, round_steps)
+    log.info(
+        "%s: %s parameters, %d rounds of %d steps",
+        corpus.name,
+        f"{model.count_params():,}",
+        config.training.rounds,
+        round_steps,
+    )
     fit(task, config, run, corpus, features, model, progress, round_steps)
 
 
@@ -53,7 +59,12 @@ def fit(task, config, run, corpus, features, model, progress, round_steps) -> No
         log.info("resuming after round %d", progress.round)
     if finished(config.training, progress):
         return
-    stop = StopCleanly(run, progress, round_steps, shlex.join(["python", "-m", f"tasks.{task.name}", "train", "--run", str(run.directory)]))
+    stop = StopCleanly(
+        run,
+        progress,
+        round_steps,
+        shlex.join(["python", "-m", f"tasks.{task.name}", "train", "--run", str(run.directory)]),
+    )
     with stop.handling_signals():
         model.fit(
             task.training_batches(config, corpus, features, progress.round * round_steps),

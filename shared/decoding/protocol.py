@@ -28,7 +28,7 @@ class Hypotheses(NamedTuple):
 
 
 def tile_beams(nest, beam_size):
-    """Repeats each row of every tensor in a nest: (B, ...) -> (B * beam_size, ...), row b at b * beam_size + k for all k.
+    """Repeats each row of every tensor in a nest: (B, ...) -> (B * beam_size, ...), row b at b * beam_size + k.
 
     `beam_search` tiles and reorders the state itself. A tensor that never changes and is the same for all beams of a
     sentence, such as the encoder's memory, would be copied at every step for nothing if it sat in the state: tile it

@@ -1,8 +1,8 @@
 """Attention over a masked memory: which of its positions matters now, and the mean of the memory under those weights.
 
-    additive    score(q, k) = v . tanh(W q + U k)       Bahdanau, Cho & Bengio 2015
-    dot         score(q, k) = (W q) . (U k) / sqrt(d)   Luong et al. 2015 (general), scaled as in Vaswani et al. 2017
-    weights = softmax(score) over the memory; context = sum of weights * memory
+additive    score(q, k) = v . tanh(W q + U k)       Bahdanau, Cho & Bengio 2015
+dot         score(q, k) = (W q) . (U k) / sqrt(d)   Luong et al. 2015 (general), scaled as in Vaswani et al. 2017
+weights = softmax(score) over the memory; context = sum of weights * memory
 """
 
 from keras import layers, ops
@@ -49,7 +49,9 @@ class Attention(layers.Layer):
         """
         queries = self.query_projection(queries)
         if self.kind == "additive":
-            scores = ops.dot(ops.tanh(queries[:, :, None] + keys[:, None]), ops.cast(self.score_vector, self.compute_dtype))
+            scores = ops.dot(
+                ops.tanh(queries[:, :, None] + keys[:, None]), ops.cast(self.score_vector, self.compute_dtype)
+            )
         else:
             scores = ops.matmul(queries, ops.transpose(keys, (0, 2, 1))) / self.units**0.5
         scores = ops.where(memory_mask[:, None], ops.cast(scores, "float32"), -1e9)

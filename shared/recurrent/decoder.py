@@ -74,7 +74,9 @@ class AttentionDecoder(layers.Layer):
             outputs (batch, time, output_units), the final state, and attention weights (batch, time, positions), None
             with attention "none".
         """
-        below, first_state = self.first(inputs, initial_state=initial_state[: len(self.first.recurrences)], training=training)
+        below, first_state = self.first(
+            inputs, initial_state=initial_state[: len(self.first.recurrences)], training=training
+        )
         if not self.attention:
             return self.readout(ops.concatenate([below, inputs], axis=-1)), first_state, None
         contexts, weights = self.attention(below, self.attention.keys(memory), memory, memory_mask)
@@ -102,4 +104,8 @@ class AttentionDecoder(layers.Layer):
         contexts, weights = self.attention(below[:, None], keys, memory, memory_mask)
         context = contexts[:, 0]
         above, upper_state = self.upper.step(ops.concatenate([below, context], axis=-1), state[1:])
-        return self.readout(ops.concatenate([above, context, inputs], axis=-1)), first_state + upper_state, weights[:, 0]
+        return (
+            self.readout(ops.concatenate([above, context, inputs], axis=-1)),
+            first_state + upper_state,
+            weights[:, 0],
+        )

@@ -24,13 +24,17 @@ class RecurrentStack(layers.Layer):
 
     def __init__(self, cell, units, num_layers=1, bidirectional=False, residual=False, dropout=0.0, **arguments):
         super().__init__(**arguments)
-        self.supports_masking = True  # the mask is an argument; Keras would warn that it is not passed on behind our back
+        self.supports_masking = (
+            True  # the mask is an argument; Keras would warn that it is not passed on behind our back
+        )
         self.bidirectional = bidirectional
         self.residual = residual
         self.output_units = units * (2 if bidirectional else 1)
         self.recurrences = [recurrent_layer(cell, units, name=f"recurrence_{i}") for i in range(num_layers)]
         if bidirectional:
-            self.recurrences = [layers.Bidirectional(layer, name=f"both_ways_{i}") for i, layer in enumerate(self.recurrences)]
+            self.recurrences = [
+                layers.Bidirectional(layer, name=f"both_ways_{i}") for i, layer in enumerate(self.recurrences)
+            ]
         self.dropouts = [
             layers.Dropout(dropout, noise_shape=(None, 1, None), name=f"dropout_{i}") for i in range(1, num_layers)
         ]
@@ -82,7 +86,10 @@ class RecurrentStack(layers.Layer):
 
     def zero_state(self, batch_size):
         """The state before anything was read."""
-        return [[ops.zeros((batch_size, size), self.compute_dtype) for size in state_sizes(layer)] for layer in self.recurrences]
+        return [
+            [ops.zeros((batch_size, size), self.compute_dtype) for size in state_sizes(layer)]
+            for layer in self.recurrences
+        ]
 
 
 def state_sizes(layer) -> list[int]:

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from shared.batching import length_sorted_batches, padded_length, passes
 from shared.text import BOS, EOS
-from tasks.translation.features import ENCODED_TOGETHER, fits
+from tasks.translation.features import BATCH, fits
 
 
 def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
@@ -47,7 +47,7 @@ def encode_pairs(pairs, features, max_length) -> tf.data.Dataset:
             "target": tf.RaggedTensor.from_row_lengths(target, target_lengths),
         }
 
-    return pairs.batch(ENCODED_TOGETHER).map(ragged).unbatch()
+    return pairs.batch(BATCH).map(ragged).unbatch()
 
 
 def _flat(rows) -> tuple[np.ndarray, np.ndarray]:

@@ -1,19 +1,24 @@
-"""What is fitted on the training split: a corpus flows in, the vocabularies of both languages flow out.
+"""What is fitted on the training split: a corpus flows in, the vocabularies of both languages and the number of pairs flow out.
 
-With `vocabulary.joint` both are one and the same object, kept in `vocabulary.json`; else they are kept in `source.json` and
-`target.json`.
+With `vocabulary.joint` both vocabularies are one and the same object, kept in `vocabulary.json`; else they are kept in
+`source.json` and `target.json`.
 """
 
+import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.config import UserError
+from shared.run import to_json, write_atomically
 from shared.task import Corpus
 from shared.text import Vocabulary
 from tasks.translation.config import TranslationConfig
 
-BATCH = 1024  # examples fetched at once, for speed alone
+logger = logging.getLogger(__name__)
+
+BATCH = 1024  # examples fetched and encoded at once, for speed alone
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class Features:
 
     source: Vocabulary
     target: Vocabulary
+    num_pairs: int
+    """Training pairs that `fits` keeps."""
 
     def save(self, directory: str | Path) -> None:
         """Writes one JSON file per distinct vocabulary into a folder, made where missing."""
@@ -32,23 +39,39 @@ class Features:
         else:
             self.source.save(directory / "source.json")
             self.target.save(directory / "target.json")
+        write_atomically(directory / "statistics.json", to_json({"num_pairs": self.num_pairs}))
 
 
 def fit(config: TranslationConfig, corpus: Corpus) -> Features:
-    """Vocabularies learned from one pass (joint) or two passes over the training split alone, which is streamed."""
-    if config.vocabulary.joint:
-        vocabulary = _learn(config, corpus, "source", "target")
-        return Features(vocabulary, vocabulary)
-    return Features(_learn(config, corpus, "source"), _learn(config, corpus, "target"))
+    """Features learned from two (joint) or three passes over the training split alone, which is streamed.
+
+    Raises UserError if it holds no text, or no pair that is short enough.
+    """
+    joint = config.vocabulary.joint
+    source = _learn(config, corpus, *(("source", "target") if joint else ("source",)))
+    target = source if joint else _learn(config, corpus, "target")
+    logger.info(
+        "vocabularies: %d source and %d target entries", len(source), len(target)
+    )
+    return Features(source, target, _count(config, corpus, source, target))
 
 
 def load(config: TranslationConfig, directory: str | Path) -> Features:
     """The features that `save` wrote. Raises UserError if a file is missing or damaged."""
     directory = Path(directory)
+    try:
+        num_pairs = json.loads((directory / "statistics.json").read_text(encoding="utf-8"))["num_pairs"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{directory / 'statistics.json'}: missing or damaged, so the run is incomplete") from error
     if config.vocabulary.joint:
         vocabulary = _read(directory / "vocabulary.json")
-        return Features(vocabulary, vocabulary)
-    return Features(_read(directory / "source.json"), _read(directory / "target.json"))
+        return Features(vocabulary, vocabulary, num_pairs)
+    return Features(_read(directory / "source.json"), _read(directory / "target.json"), num_pairs)
+
+
+def fits(pair: tuple[list[int], list[int]], max_length: int) -> bool:
+    """Whether a pair of encoded sentences is trained on: neither is empty, neither longer than `max_length` tokens."""
+    return 0 < min(map(len, pair)) and max(map(len, pair)) <= max_length
 
 
 def _learn(config: TranslationConfig, corpus: Corpus, *sides: str) -> Vocabulary:
@@ -65,6 +88,20 @@ def _lines(corpus: Corpus, sides: tuple[str, ...]) -> Iterator[str]:
         for side in sides:
             for line in batch[side]:
                 yield line.decode("utf-8")
+
+
+def _count(config: TranslationConfig, corpus: Corpus, source: Vocabulary, target: Vocabulary) -> int:
+    """Training pairs that fit; says how many do not."""
+    longest, kept, total = config.data.max_length, 0, 0
+    for batch in corpus.splits["train"]().batch(BATCH).as_numpy_iterator():
+        sources, targets = ([line.decode("utf-8") for line in batch[side]] for side in ("source", "target"))
+        kept += sum(fits(pair, longest) for pair in zip(source.encode(sources), target.encode(targets), strict=True))
+        total += len(sources)
+    if kept == 0:
+        raise UserError(f"data.max_length: {longest} tokens leave no training pair of {corpus.name}; choose more")
+    if kept < total:
+        logger.warning("%d of %d training pairs are left out, longer than data.max_length=%d", total - kept, total, longest)
+    return kept
 
 
 def _read(path: Path) -> Vocabulary:

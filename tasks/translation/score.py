@@ -52,7 +52,7 @@ def tokenized_lowercased(lines: list[str], language: str) -> list[str]:
     This is lowercase, normalize-punctuation.perl -l LANGUAGE, tokenizer.perl -l LANGUAGE -no-escape: words with hyphens stay
     whole (no -a) and no character is written as an HTML entity. Languages that Moses does not know are treated as English.
     """
-    normalizer, tokenizer = MosesPunctNormalizer(_code(language)), MosesTokenizer(_code(language))
+    normalizer, tokenizer = MosesPunctNormalizer(_code(language), perl_parity=True), MosesTokenizer(_code(language))
     normalized = (normalizer.normalize(f"{line.lower()}\n") for line in lines)
     return [tokenizer.tokenize(line, escape=False, return_str=True) for line in normalized]
 
