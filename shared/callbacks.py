@@ -65,7 +65,17 @@ class EndOfRound(keras.callbacks.Callback):
         greedy = dataclasses.replace(config.decoding, method="greedy")
         self.task, self.config, self.run = task, dataclasses.replace(config, decoding=greedy), run
         self.features, self.corpus, self.progress, self.round_steps = features, corpus, progress, round_steps
-        self.board = tensorboard.Board(run.tensorboard)
+        self.events = tensorboard.EventWriter(run.tensorboard)
+
+    def on_train_begin(self, logs=None):
+        """Logs the configuration."""
+        self.events.hyperparameters(self.config)
+
+    def on_train_end(self, logs=None):
+        """Puts the embeddings, as the last round left them, into the projector."""
+        for name, (matrix, tokens) in self.task.embeddings(self.model, self.features).items():
+            tensorboard.write_projector(self.run.tensorboard, name, matrix, tokens)
+        self.events.close()
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock."""
@@ -120,9 +130,9 @@ class EndOfRound(keras.callbacks.Callback):
     def _show(self, step, values, predictions):
         shown = predictions[: self.config.training.sample_examples]
         pictures = self.task.illustrate(self.config, self.model, self.features, shown)
-        self.board.scalars(step, values)
-        self.board.images(step, pictures)
-        self.board.texts(step, {"samples": samples_table(shown)})
+        self.events.scalars(step, values)
+        self.events.images(step, pictures)
+        self.events.texts(step, {"samples": samples_table(shown)})
         for name, picture in pictures.items():
             write_picture(self.run.pictures / f"{name}.png", picture)
 

@@ -9,6 +9,7 @@ one behind a damaged one.
 """
 
 import hashlib
+import io
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 import keras
 
 from shared.config import RunError
-from shared.run import replacing, to_json, write_atomically
+from shared.run import to_json, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,13 @@ class Progress:
     best_round: int = 0
     plateau_round: int = 0  # the last round in which the score was better, or the learning rate was lowered
     learning_rate_factor: float = 1.0
+
+
+class Buffer(io.BytesIO):
+    """A file in memory that bears the name Keras asks of weight files."""
+
+    def __str__(self):
+        return "memory.weights.h5"
 
 
 def save_round(directory: Path, model: keras.Model, progress: Progress) -> None:
@@ -77,12 +85,13 @@ def restore_best(directory: Path, model: keras.Model) -> Progress:
 
 
 def _save(stem: Path, model, progress: dict) -> None:
-    weights = stem.with_name(f"{stem.name}.weights.h5")
-    with replacing(weights) as temporary:
-        model.save_weights(temporary)
+    # Into memory first: when the disk is full, HDF5 does not raise but crashes the process.
+    content = Buffer()
+    model.save_weights(content, overwrite=True)
+    write_atomically(stem.with_name(f"{stem.name}.weights.h5"), content.getvalue())
     state = {
         "progress": progress,
-        "sha256": _sum(weights),
+        "sha256": hashlib.sha256(content.getbuffer()).hexdigest(),
         # Keras leaves the states of dropout's random generators out of its weight files.
         "random": [variable.numpy().tolist() for variable in _random_states(model)],
     }

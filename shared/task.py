@@ -72,6 +72,8 @@ class Task:
     """(predictions, config) -> score name -> value; rates and BLEU in per cent."""
     illustrate: Callable[[Any, "keras.Model", Any, list[dict]], dict[str, "np.ndarray"]]
     """(config, model, features, predictions) -> name -> picture, uint8 (height, width, 3 or 4)."""
+    embeddings: Callable[["keras.Model", Any], dict[str, tuple["np.ndarray", list[str]]]]
+    """(model, features) -> name -> (matrix (tokens, units), tokens), for TensorBoard's projector."""
     predict: Callable[[Context, argparse.Namespace], None]
     """(context, arguments) -> results on stdout, one line per input."""
     verbs: Mapping[str, Callable[[Context, argparse.Namespace], None]] = field(default_factory=dict)

@@ -1,9 +1,9 @@
 """The vocabulary that every text task shares: lines of natural text flow in, lists of ids flow out, and back to text.
 
 A line is normalised (Unicode NFC, runs of blanks made one blank), every word gets the mark "▁" in place of the blank
-before it, and punctuation marks and symbols stand alone: "ich sehe, dass" is "▁ich ▁sehe , ▁dass". What remains is cut by one
-of four units (byte-pair merges, a unigram model, whole words, characters). Because the mark says where the blanks were,
-joining the pieces restores the text exactly, whichever the unit.
+before it, and punctuation marks and symbols stand alone: "ich sehe, dass" is "▁ich ▁sehe , ▁dass". What remains is cut
+by one of four units (byte-pair merges, a unigram model, whole words, characters). Because the mark says where the blanks
+were, joining the pieces restores the text exactly, whichever the unit.
 """
 
 import json
@@ -28,7 +28,7 @@ CHARACTERS = r"[\s\S]"
 
 
 class Vocabulary:
-    """Text to ids and back; ids 0 to 3 are <pad>, <bos>, <eos> and <unk>, and no text is ever encoded as the first three.
+    """Text to ids and back; ids 0 to 3 are <pad>, <bos>, <eos> and <unk>, and no text is encoded as the first three.
 
     A literal "▁" in a text is read as "_", the only character besides blanks that does not come back as it was.
     """
@@ -47,8 +47,7 @@ class Vocabulary:
 
         `size` counts the four special tokens; 0 keeps every word or character (units word and character). Characters
         (for the unit word: words) seen fewer than `min_count` times become <unk>; merges of the unit bpe need that
-        count too. The units bpe and unigram spend at most half of `size`, or 256 if that is more, on single characters;
-        the unit unigram keeps all of those, even where a few pieces more than a very small `size` are needed.
+        count too. The units bpe and unigram spend at most half of `size`, or 256 if that is more, on single characters.
         Training is deterministic. ValueError if the lines hold no text, or the unit or size is impossible.
         Sennrich et al. 2016 (bpe), Kudo 2018 (unigram).
         """
@@ -65,7 +64,7 @@ class Vocabulary:
         if tokenizer.get_vocab_size() == len(SPECIAL_TOKENS):
             raise ValueError("no text to learn a vocabulary from")
         if unit == "unigram":
-            tokenizer.model = _settled(tokenizer, words)
+            tokenizer.model = _settled(tokenizer, words, size)
         return cls(tokenizer)
 
     @classmethod
@@ -97,9 +96,9 @@ class Vocabulary:
     def decode(self, ids: Iterable[int], unknown: Sequence[str] = ()) -> str:
         """Text of ids up to the first <eos>; <pad> and <bos> are skipped.
 
-        For text without unknown pieces it is the exact inverse of `encode`, up to normalisation. `unknown` holds what to write
-        in the place of the first, second, ... <unk>; those beyond its end are written "<unk>". In the unit word, where an
-        unknown word has lost the blank before it, the blank is put back.
+        For text without unknown pieces it is the exact inverse of `encode`, up to normalisation. `unknown` holds what to
+        write in the place of the first, second, ... <unk>; those beyond its end are written "<unk>". In the unit word,
+        where an unknown word has lost the blank before it, the blank is put back.
         """
         unknown, pieces = iter(unknown), []
         for index in map(int, ids):
@@ -112,7 +111,7 @@ class Vocabulary:
         return " ".join("".join(pieces).replace(BLANK, " ").split())
 
     def pieces(self, text: str) -> list[tuple[int, str, str]]:
-        """(id, display piece, the part of `text` it stands for, without blanks) for each of the ids of `encode([text])[0]`."""
+        """(id, display piece, the part of `text` it stands for, without blanks) for each id of `encode([text])[0]`."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         spans = zip(encoding.ids, encoding.offsets)
         return [(index, self._tokens[index], text[start:end].strip()) for index, (start, end) in spans]
@@ -191,11 +190,13 @@ def _as_lines(words: Counter, longest: int = 1000) -> Iterator[str]:
             yield " ".join([word] * min(longest, count - start))
 
 
-def _settled(tokenizer: Tokenizer, words: Counter) -> models.Unigram:
+def _settled(tokenizer: Tokenizer, words: Counter, size: int) -> models.Unigram:
     """One last step of Viterbi training: each piece's log frequency in the best segmentations, pieces in that order.
 
-    The trainer adds up in the order of a hash table: pieces and segmentations come out equal from run to run, but not the
-    last digits of the scores, and hence not the ids. The frequencies do.
+    Of very small vocabularies the trainer makes more than `size`: all single characters stay, the rarest others go.
+
+    The trainer adds up in the order of a hash table: pieces and segmentations come out equal from run to run, but not
+    the last digits of the scores, and hence not the ids. The frequencies do.
     """
     counts = Counter()
     encodings = tokenizer.encode_batch_fast(list(words), add_special_tokens=False)
@@ -204,6 +205,7 @@ def _settled(tokenizer: Tokenizer, words: Counter) -> models.Unigram:
             counts[index] += count
     pieces = range(len(SPECIAL_TOKENS), tokenizer.get_vocab_size())
     ranked = sorted((-counts[index], tokenizer.id_to_token(index)) for index in pieces)
+    ranked = sorted(sorted(ranked, key=lambda entry: len(entry[1]) > 1)[: size - len(SPECIAL_TOKENS)])
     total = sum(counts.values())
     scored = [(piece, round(math.log(max(-count, 0.5) / total), 6)) for count, piece in ranked]
     return models.Unigram([(token, 0.0) for token in SPECIAL_TOKENS] + scored, unk_id=UNK)

@@ -1,6 +1,7 @@
 """How good translations are: predictions beside their references flow in, named scores in per cent flow out."""
 
 import logging
+import math
 import unicodedata
 
 from sacrebleu.metrics import BLEU, CHRF
@@ -21,6 +22,8 @@ def score(predictions: list[dict], config: TranslationConfig) -> dict[str, float
       chrf: sacreBLEU's chrF2 (Popović 2015);
       bleu_tok_lc: the tokenised, lower-cased BLEU of older work, as `tokenized_lowercased` makes both sides;
       exact_match: outputs that equal their reference, up to Unicode NFC and runs of blanks;
+    beside them
+      perplexity: of the references under teacher forcing, for each token of the run's own vocabulary with <eos>;
     and the signatures that say how they were computed. Predictions without a reference are left out; without any, the
     result is empty. An empty reference counts as one: nothing that is output for it can be right.
     """
@@ -41,6 +44,7 @@ def score(predictions: list[dict], config: TranslationConfig) -> dict[str, float
         "chrf": chrf.corpus_score(outputs, [references]).score,
         "bleu_tok_lc": bleu_tok_lc.corpus_score(tokenized[0], [tokenized[1]]).score,
         "exact_match": 100.0 * sum(map(_equal, outputs, references)) / len(outputs),
+        "perplexity": _perplexity(referenced),
         "bleu_signature": str(bleu.get_signature()),
         "chrf_signature": str(chrf.get_signature()),
     }
@@ -59,6 +63,11 @@ def tokenized_lowercased(lines: list[str], language: str) -> list[str]:
 
 def _code(language: str) -> str:
     return language.replace("-", "_").partition("_")[0].lower()
+
+
+def _perplexity(predictions: list[dict]) -> float:
+    nats = -sum(prediction["target_log_prob"] for prediction in predictions)
+    return math.exp(nats / sum(prediction["target_tokens"] for prediction in predictions))
 
 
 def _equal(output: str, reference: str) -> bool:

@@ -39,6 +39,14 @@ def illustrate(config, model, features, predictions) -> dict:
     }
 
 
+def embeddings(model, features) -> dict:
+    """The embeddings of both languages with their tokens; one where they are shared."""
+    found = {"target": (model.target_embedding.embeddings.numpy(), features.target.tokens())}
+    if model.source_embedding is not model.target_embedding:
+        found["source"] = model.source_embedding.embeddings.numpy(), features.source.tokens()
+    return found
+
+
 def predict(context, arguments) -> None:
     """Translates lines to stdout, in their order; an empty line stays empty.
 
@@ -131,6 +139,7 @@ TASK = Task(
     decode=decode,
     score=score,
     illustrate=illustrate,
+    embeddings=embeddings,
     predict=predict,
     verbs={"score": score_verb},
 )
