@@ -24,7 +24,7 @@ PROJECTOR_CONFIG = "projector_config.pbtxt"  # the name that the projector looks
 
 
 class EventWriter:
-    """Appends to a folder of event files; what a call has written outlives a kill."""
+    """Appends to a folder of event files; TensorFlow flushes after each call, so what it wrote outlives a kill."""
 
     def __init__(self, directory: str | Path):
         self._writer = tf.summary.create_file_writer(str(directory))
@@ -34,7 +34,6 @@ class EventWriter:
         values = {key: value for key, value in flatten(config).items() if isinstance(value, str | int | float)}
         with self._writer.as_default():
             hparams.hparams(values)
-        self._writer.flush()
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
         """One point on each curve; strings among scores, such as signatures, are left out."""
@@ -42,14 +41,12 @@ class EventWriter:
             for name, value in values.items():
                 if not isinstance(value, str):
                     tf.summary.scalar(name, value)
-        self._writer.flush()
 
     def texts(self, step: int, values: Mapping[str, str]) -> None:
         """Markdown, as TensorBoard renders it."""
         with self._writer.as_default(step):
             for name, value in values.items():
                 tf.summary.text(name, value)
-        self._writer.flush()
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Pictures, uint8 (height, width, 1, 3 or 4). Raises ValueError for another type, which would be rescaled."""
@@ -58,7 +55,6 @@ class EventWriter:
                 if value.dtype != np.uint8:
                     raise ValueError(f"{name}: a picture of {value.dtype}, not uint8")
                 tf.summary.image(name, value[np.newaxis])
-        self._writer.flush()
 
     def close(self) -> None:
         """Ends the file; the writer cannot be used any more."""

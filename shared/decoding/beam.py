@@ -52,9 +52,9 @@ def beam_search(
     kept. Those that end in eos leave the beam for the pool of the beam_size best-scored finished hypotheses, where
     nothing touches them any more but a better one; the others go on. A sentence stops when no live hypothesis is left,
     when none can beat the worst of a full pool (log probability only falls, so the bound is the present one, normalised
-    for the most favourable length still possible, with full coverage), or at its maximum length. Hypotheses cut off
-    there, without eos, rank behind all finished ones whatever their score. Equal scores: the one found first, then
-    the one from the better beam, then the lower token id comes first. A beam of 1 is greedy search.
+    for the maximum length, with full coverage), or at its maximum length. Hypotheses cut off there, without eos, rank
+    behind all finished ones whatever their score. Equal scores: the one found first, then the one from the better beam,
+    then the lower token id comes first. A beam of 1 is greedy search.
 
     step: `step(tokens (N,) int32, state) -> (log_probs (N, V), state)` with N = batch_size * beam_size, row
         b * beam_size + k being beam k of sentence b; log_probs <= 0. pad and bos are never generated.
@@ -68,8 +68,8 @@ def beam_search(
     Returns Hypotheses with K = beam_size. Raises ValueError for settings that cannot be, among them a coverage penalty
     without attention.
     """
-    if beam_size < 1 or coverage_penalty < 0 or no_repeat_ngram < 0:
-        raise ValueError("beam search needs beam_size >= 1, coverage_penalty >= 0 and no_repeat_ngram >= 0")
+    if beam_size < 1 or min(length_penalty, coverage_penalty, no_repeat_ngram) < 0:
+        raise ValueError("beam search needs a beam_size of at least 1, and no penalty or no_repeat_ngram below 0")
     if coverage_penalty and attention_of(state) is None:
         raise ValueError('a coverage penalty needs a model with attention: state["attention"], (rows, source length)')
     max_lengths = clip_lengths(max_lengths, max_steps)
@@ -169,9 +169,7 @@ def _length_penalty(lengths, exponent):
 def _can_improve(live, finished, length, max_lengths, exponent):
     """Which sentences (B,) have a live hypothesis that may still beat the worst finished one of a full pool."""
     best_live = tf.reduce_max(live.log_probs, axis=1)
-    soonest = best_live / _length_penalty(length + 1, exponent)
-    latest = best_live / _length_penalty(max_lengths, exponent)
-    possible = tf.maximum(soonest, latest)  # the penalty is monotonic in the length, so the best length is an extreme
+    possible = best_live / _length_penalty(max_lengths, exponent)
     return (length < max_lengths) & (best_live > VOID / 2) & (possible > finished.scores[:, -1])
 
 

@@ -97,10 +97,9 @@ def _generate(choose, step, state, batch_size, max_lengths, max_steps, pad, bos,
 
     def body(index, tokens, state, running, lengths, totals, histories):
         log_probs, state = advance(step, tokens, state)
-        chosen = tf.where(running, choose(log_probs, index), 0)
-        totals += tf.where(running, tf.gather(log_probs, chosen, batch_dims=1), 0.0)
+        tokens = tf.where(running, choose(log_probs, index), pad)
+        totals += tf.where(running, tf.gather(log_probs, tokens, batch_dims=1), 0.0)
         lengths += tf.cast(running, tf.int32)
-        tokens = tf.where(running, chosen, pad)
         records = {"tokens": tokens}
         if "attention" in histories:
             records["attention"] = tf.where(running[:, None], attention_of(state), 0.0)

@@ -1,20 +1,60 @@
-"""The three recurrent layers every task builds from: simple, LSTM and GRU, made in one place with one set of defaults.
+"""The three recurrent layers every task builds from: Keras' own, with this project's backpropagation through time on a CPU.
 
-simple  s_t = tanh(U x_t + W s_{t-1} + b)                                  Elman 1990
-LSTM    c_t = f_t * c_{t-1} + i_t * tanh(U_c x_t + W_c h_{t-1} + b_c)      Hochreiter & Schmidhuber 1997, Gers 2000
-        h_t = o_t * tanh(c_t), with i, f, o = sigmoid(U x_t + W h_{t-1} + b), each with its own U, W, b
-GRU     h_t = z_t * h_{t-1} + (1 - z_t) * tanh(U_h x_t + r_t * (W_h h_{t-1} + b_h))      Cho et al. 2014
-        with z, r = sigmoid(U x_t + W h_{t-1} + b); the reset gate r acts after the product, as in cuDNN
+    simple  s_t = tanh(U x_t + W s_{t-1} + b)                                  Elman 1990
+    LSTM    c_t = f_t * c_{t-1} + i_t * tanh(U_c x_t + W_c h_{t-1} + b_c)      Hochreiter & Schmidhuber 1997, Gers 2000
+            h_t = o_t * tanh(c_t), with i, f, o = sigmoid(U x_t + W h_{t-1} + b), each with its own U, W, b
+    GRU     h_t = z_t * h_{t-1} + (1 - z_t) * tanh(U_n x_t + b_n + r_t * (W_n h_{t-1} + c_n))      Cho et al. 2014
+            with z, r = sigmoid(U x_t + W h_{t-1} + b); the reset gate r acts after the product, as in cuDNN
+
+The layers take the same arguments, have the same weights and give the same results as Keras'; they differ in `inner_loop`
+alone. On a GPU Keras decides (cuDNN where it applies); on a CPU `shared.recurrent.bptt` runs what it covers, and Keras'
+generic loop the rest: other activations, recurrent dropout, no bias, or a mask without zero_output_for_mask.
 """
 
 import keras
 import tensorflow as tf
-from keras import layers
+from keras import ops
 
-CELLS = {"simple": layers.SimpleRNN, "lstm": layers.LSTM, "gru": layers.GRU}
+from shared.recurrent import bptt
 
 
-def recurrent_layer(cell: str, units: int, **arguments) -> layers.RNN:
+@keras.saving.register_keras_serializable("unroll")
+class SimpleRNN(keras.layers.SimpleRNN):
+    """`keras.layers.SimpleRNN`, tanh or ReLU."""
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        """As Keras', see the module."""
+        if kernel_of(self, mask) != "bptt":
+            return super().inner_loop(sequences, initial_state, mask, training=training)
+        return _inner_loop(self, bptt.Simple(self.cell.activation.__name__), sequences, initial_state, mask, training)
+
+
+@keras.saving.register_keras_serializable("unroll")
+class LSTM(keras.layers.LSTM):
+    """`keras.layers.LSTM`."""
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        """As Keras', see the module."""
+        if kernel_of(self, mask) != "bptt":
+            return super().inner_loop(sequences, initial_state, mask, training=training)
+        return _inner_loop(self, bptt.LSTM, sequences, initial_state, mask, training)
+
+
+@keras.saving.register_keras_serializable("unroll")
+class GRU(keras.layers.GRU):
+    """`keras.layers.GRU`."""
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        """As Keras', see the module."""
+        if kernel_of(self, mask) != "bptt":
+            return super().inner_loop(sequences, initial_state, mask, training=training)
+        return _inner_loop(self, bptt.GRU, sequences, initial_state, mask, training)
+
+
+CELLS = {"simple": SimpleRNN, "lstm": LSTM, "gru": GRU}
+
+
+def recurrent_layer(cell: str, units: int, **arguments) -> keras.layers.RNN:
     """One recurrent layer that returns (outputs, *final_state).
 
     Outputs at masked steps are zero on every device: cuDNN writes zeros there and the generic loop would repeat the
@@ -29,21 +69,38 @@ def recurrent_layer(cell: str, units: int, **arguments) -> layers.RNN:
         A layer that maps (batch, time, features) to outputs (batch, time, units) and each final state (batch, units):
         one for simple and GRU, two (h, c) for LSTM.
     """
-    return CELLS[cell](
-        units,
-        return_sequences=True,
-        return_state=True,
-        zero_output_for_mask=True,
-        bias_initializer="zeros",
-        **arguments,
-    )
+    return CELLS[cell](units, return_sequences=True, return_state=True, zero_output_for_mask=True, **arguments)
 
 
-def kernel_of(layer: layers.RNN) -> str:
-    """Which code runs the layer on this machine: "cudnn" or "keras" (the generic loop, one cell call a step)."""
-    fused = isinstance(layer, (layers.LSTM, layers.GRU)) and layer.use_cudnn in ("auto", True)
-    return (
-        "cudnn"
-        if fused and keras.backend.backend() == "tensorflow" and tf.config.list_physical_devices("GPU")
-        else "keras"
+def kernel_of(layer: keras.layers.RNN, mask=None) -> str:
+    """Which code runs the layer on this machine: "cudnn", "bptt" (this project's) or "keras" (one cell call a step)."""
+    cell, gated = layer.cell, not isinstance(layer, SimpleRNN)
+    plain = cell.use_bias and not cell.recurrent_dropout and not layer.unroll and getattr(cell, "reset_after", True)
+    usual = cell.activation.__name__ == "tanh" and (not gated or cell.recurrent_activation.__name__ == "sigmoid")
+    if tf.config.list_physical_devices("GPU"):
+        return "cudnn" if gated and plain and usual and layer.use_cudnn else "keras"
+    covered = plain and (usual or (not gated and cell.activation.__name__ == "relu"))
+    return "bptt" if covered and (mask is None or layer.zero_output_for_mask) else "keras"
+
+
+def _inner_loop(layer, cell, sequences, initial_state, mask, training):
+    """Keras' contract of `inner_loop` over `bptt.unroll`: (last output, outputs, final states), all batch-first."""
+    state = keras.tree.flatten(initial_state)
+    mask = keras.tree.flatten(mask)[0] if mask is not None else None
+    if training and layer.cell.dropout:
+        sequences = sequences * layer.cell.get_dropout_mask(sequences[:, 0])[:, None]
+    kernel, W, bias = (
+        ops.cast(weight, sequences.dtype) for weight in (layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias)
     )
+    # GRU has two biases, for the inner one is multiplied by the reset gate; the others need but one.
+    b, c = (bias[0], bias[1]) if len(bias.shape) == 2 else (bias, ops.zeros_like(bias))
+    sequences = tf.transpose(sequences, [1, 0, 2])
+    mask = None if mask is None else tf.transpose(tf.cast(mask, tf.bool))
+    if layer.go_backwards:
+        sequences, mask = tf.reverse(sequences, [0]), None if mask is None else tf.reverse(mask, [0])
+    # One product for all steps; flat, for a batched one would broadcast U.
+    x = tf.matmul(tf.reshape(sequences, [-1, kernel.shape[0]]), kernel) + b
+    x = tf.reshape(x, [tf.shape(sequences)[0], tf.shape(sequences)[1], kernel.shape[1]])
+    outputs, final = bptt.unroll(cell, x, tuple(state), W, c, mask)
+    outputs = tf.transpose(outputs, [1, 0, 2])
+    return final[0], outputs if layer.return_sequences else final[0][:, None], list(final)

@@ -2,8 +2,8 @@
 
 A line is normalised (Unicode NFC, runs of blanks made one blank), every word gets the mark "▁" in place of the blank
 before it, and punctuation marks and symbols stand alone: "ich sehe, dass" is "▁ich ▁sehe , ▁dass". What remains is cut
-by one of four units (byte-pair merges, a unigram model, whole words, characters). Because the mark says where the blanks
-were, joining the pieces restores the text exactly, whichever the unit.
+by one of four units (byte-pair merges, a unigram model, whole words, characters). Because the mark says where the
+blanks were, joining the pieces restores the text exactly, whichever the unit.
 """
 
 import json
@@ -96,9 +96,9 @@ class Vocabulary:
     def decode(self, ids: Iterable[int], unknown: Sequence[str] = ()) -> str:
         """Text of ids up to the first <eos>; <pad> and <bos> are skipped.
 
-        For text without unknown pieces it is the exact inverse of `encode`, up to normalisation. `unknown` holds what to
-        write in the place of the first, second, ... <unk>; those beyond its end are written "<unk>". In the unit word,
-        where an unknown word has lost the blank before it, the blank is put back.
+        For text without unknown pieces it is the exact inverse of `encode`, up to normalisation. `unknown` holds what
+        to write in the place of the first, second, ... <unk>; those beyond its end are written "<unk>". In the unit
+        word, where an unknown word has lost the blank before it, the blank is put back.
         """
         unknown, pieces = iter(unknown), []
         for index in map(int, ids):
@@ -113,7 +113,7 @@ class Vocabulary:
     def pieces(self, text: str) -> list[tuple[int, str, str]]:
         """(id, display piece, the part of `text` it stands for, without blanks) for each id of `encode([text])[0]`."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        spans = zip(encoding.ids, encoding.offsets)
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
         return [(index, self._tokens[index], text[start:end].strip()) for index, (start, end) in spans]
 
 
@@ -200,7 +200,7 @@ def _settled(tokenizer: Tokenizer, words: Counter, size: int) -> models.Unigram:
     """
     counts = Counter()
     encodings = tokenizer.encode_batch_fast(list(words), add_special_tokens=False)
-    for encoding, count in zip(encodings, words.values()):
+    for encoding, count in zip(encodings, words.values(), strict=True):
         for index in encoding.ids:
             counts[index] += count
     pieces = range(len(SPECIAL_TOKENS), tokenizer.get_vocab_size())

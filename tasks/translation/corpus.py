@@ -1,9 +1,9 @@
 """Where sentence pairs come from: the configuration flows in, a `Corpus` of {"id", "source", "target"} flows out.
 
-Three kinds of corpus: the embedded tiny world, the user's own line-aligned files or tab-separated files (converted once to
+Three kinds of corpus: the embedded tiny world, the user's own line-aligned or tab-separated files (converted once to
 TFDS shards, however large they are), and the public translation sets of TFDS by name. An example is {"id": int64,
-"source": string, "target": string}, the strings in UTF-8; the id is the position in the split, counted from 0 and, for the
-user's files, by lines. The shards are shuffled when they are written: sort by id for the order of the file.
+"source": string, "target": string}, the strings in UTF-8; the id is the position in the split, counted from 0 and, for
+the user's files, by lines. The shards are shuffled when they are written: sort by id for the order of the file.
 """
 
 import codecs
@@ -48,10 +48,10 @@ SHUFFLE_FILES = 128  # open at once when it does; its own number is 1000, more t
 def prepare(config: TranslationConfig) -> Corpus:
     """The corpus that `config.data` names, built on the first call and found again on later ones.
 
-    "test" is absent from the splits where the corpus has none. Raises UserError for what the user's files or names lack,
-    RunError when a download or the disk fails.
+    "test" is absent from the splits where the corpus has none. Raises UserError for what the user's files or names
+    lack, RunError when a download or the disk fails.
     """
-    with _quiet():
+    with _quiet(), _shuffling_on_disk():
         if config.data.corpus == "tiny_world":
             return _tiny_world(config.data)
         if config.data.corpus == "files":
@@ -62,87 +62,65 @@ def prepare(config: TranslationConfig) -> Corpus:
 def _tiny_world(data: DataConfig) -> Corpus:
     from shared.tiny_world import text
 
-    source, target = TINY_WORLD_FEATURES[data.source], TINY_WORLD_FEATURES[data.target]
     builder = _built(lambda: text.prepare_text(data.cache, data.size, TINY_WORLD_SEED), data.cache)
-    splits = {split: split for split in SPLITS}
-    # Every sentence has exactly one translation, so the best model is certain of each token.
-    optimum = dict.fromkeys(SPLITS, 1.0)
-    return _corpus(builder, splits, source, target, own_ids=True, optimum=optimum, name=f"tiny world {_arrow(data)}")
+    source, target = TINY_WORLD_FEATURES[data.source], TINY_WORLD_FEATURES[data.target]
+    return Corpus(
+        splits={split: functools.partial(_open, builder, split, source, target) for split in SPLITS},
+        sizes={split: builder.info.splits[split].num_examples for split in SPLITS},
+        # Every sentence has exactly one translation, so the best model is certain of each token.
+        optimum=dict.fromkeys(SPLITS, 1.0),
+        name=f"tiny world {_pair(data)}",
+    )
 
 
 def _files(data: DataConfig) -> Corpus:
     files = {split: found for split in SPLITS if (found := _find(data, split))}
-    config = SentencePairsConfig(
-        name=_identity(data, files), files=files, source=data.source, target=data.target, skip=data.on_error == "skip"
-    )
+    config = SentencePairsConfig(name=_identity(data, files), files=files, skip=data.on_error == "skip")
 
     def build() -> tfds.core.DatasetBuilder:
         builder = SentencePairs(data_dir=data.cache, config=config)
         if not builder.is_prepared():
             logger.info("converting %s to shards in %s", data.dir, builder.data_dir)
-            with _shuffling_on_disk():
-                builder.download_and_prepare()
+            builder.download_and_prepare()
         return builder
 
     builder = _built(build, data.cache)
-    splits = {split: split for split in files}
-    return _corpus(builder, splits, "source", "target", own_ids=True, name=f"{Path(data.dir).name} {_arrow(data)}")
+    return Corpus(
+        splits={split: functools.partial(_open, builder, split, "source", "target") for split in files},
+        sizes={split: builder.info.splits[split].num_examples for split in files},
+        name=f"{Path(data.dir).name} {_pair(data)}",
+    )
 
 
 def _public(data: DataConfig) -> Corpus:
     name = data.corpus.removeprefix("tfds:")
-    builder = _public_builder(name, data.cache)
-    features = list(builder.info.features)
-    for side in ("source", "target"):
-        language = getattr(data, side)
-        if not isinstance(builder.info.features.get(language), tfds.features.Text):
-            raise UserError(f"data.{side}: {language!r} is no text of tfds:{name}, which has {', '.join(features)}")
+    builder = _public_builder(name, data)
     try:
         builder.download_and_prepare()
     except Exception as error:  # whatever its download, its extraction or its code raises
         raise RunError(f"tfds:{name}: cannot be downloaded and prepared: {one_line(error)}") from error
     splits = {split: found for split in SPLITS if (found := _public_split(builder, name, data, split))}
-    return _corpus(builder, splits, data.source, data.target, own_ids=False, name=f"{name} {_arrow(data)}")
-
-
-def _corpus(
-    builder: tfds.core.DatasetBuilder,
-    splits: dict[str, str],
-    source: str,
-    target: str,
-    own_ids: bool,
-    name: str,
-    optimum: dict[str, float] | None = None,
-) -> Corpus:
     return Corpus(
         splits={
-            split: functools.partial(_open, builder, instruction, source, target, own_ids)
-            for split, instruction in splits.items()
+            split: functools.partial(_open, builder, instruction, data.source, data.target, has_ids=False)
+            for split, (instruction, _) in splits.items()
         },
-        sizes={split: builder.info.splits[instruction].num_examples for split, instruction in splits.items()},
-        optimum=optimum or {},
-        name=name,
+        sizes={split: size for split, (_, size) in splits.items()},
+        name=f"{name} {_pair(data)}",
     )
 
 
 def _open(
-    builder: tfds.core.DatasetBuilder, instruction: str, source: str, target: str, own_ids: bool
+    builder: tfds.core.DatasetBuilder, instruction: str, source: str, target: str, has_ids: bool = True
 ) -> "tf.data.Dataset":
-    dataset = builder.as_dataset(
-        split=instruction, shuffle_files=False, read_config=tfds.ReadConfig(try_autocache=False)
-    )
-
     def pair(position, example):
-        return {
-            "id": example["id"] if own_ids else position,
-            "source": example[source],
-            "target": example[target],
-        }
+        return {"id": example["id"] if has_ids else position, "source": example[source], "target": example[target]}
 
-    return dataset.enumerate().map(pair)
+    reading = tfds.ReadConfig(try_autocache=False)
+    return builder.as_dataset(split=instruction, read_config=reading).enumerate().map(pair)
 
 
-def _arrow(data: DataConfig) -> str:
+def _pair(data: DataConfig) -> str:
     return f"{data.source}-{data.target}"
 
 
@@ -167,14 +145,14 @@ def _shuffling_on_disk() -> Iterator[None]:
 
 
 def _built(build: Callable[[], tfds.core.DatasetBuilder], cache: str) -> tfds.core.DatasetBuilder:
-    """What `build` prepares. TFDS writes beside the final folder and renames, so that nothing half-done is ever found."""
+    """What `build` prepares. TFDS writes beside the final folder and renames, so nothing half-done is ever found."""
     for attempt in (1, 2):
         try:
             return build()
         except UserError:
             raise
         except Exception as error:  # Python, TensorFlow and TFDS each have their own for a full disk
-            taken = getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST)
+            taken = isinstance(error, FileExistsError) or getattr(error, "errno", None) == errno.ENOTEMPTY
             if taken and attempt == 1:
                 continue  # another process prepared the same corpus meanwhile
             raise RunError(f"data.cache: the corpus cannot be prepared in {cache}: {one_line(error)}") from error
@@ -185,7 +163,7 @@ def _built(build: Callable[[], tfds.core.DatasetBuilder], cache: str) -> tfds.co
 
 @dataclasses.dataclass(frozen=True)
 class SplitFiles:
-    """One split: the source's and the target's file, or one tab-separated file and the places of both in its columns."""
+    """One split: the source's and the target's file, or one tab-separated file and where both are in its columns."""
 
     paths: tuple[Path, ...]
     columns: tuple[int, ...] = ()
@@ -196,8 +174,6 @@ class SentencePairsConfig(tfds.core.BuilderConfig):
     """What is converted; the name, which is the folder's, is made from the files' content."""
 
     files: dict[str, SplitFiles] = dataclasses.field(default_factory=dict)
-    source: str = ""
-    target: str = ""
     skip: bool = False
 
 
@@ -226,7 +202,7 @@ class SentencePairs(tfds.core.GeneratorBasedBuilder):
 
 
 def pairs(files: SplitFiles, skip_undecodable: bool, keep_empty: bool) -> Iterator[tuple[int, str, str]]:
-    """(line counted from 0, source, target) of each usable pair, one at a time; what was left out is counted and logged.
+    """(line counted from 0, source, target) of each usable pair, one at a time; what is left out is counted and logged.
 
     UserError for files that are empty, unreadable, of different lengths or with too few columns, and for lines that are
     not UTF-8 unless they are to be skipped.
@@ -261,7 +237,7 @@ def _aligned(source: Path, target: Path) -> Iterator[tuple[bytes, bytes]]:
     sides = {source: _lines(source), target: _lines(target)}
     for position, row in enumerate(itertools.zip_longest(*sides.values())):
         if None in row:
-            lengths = {path: position + (line is not None) for path, line in zip(sides, row)}
+            lengths = {path: position + (line is not None) for path, line in zip(sides, row, strict=True)}
             longer = max(lengths, key=lengths.get)
             lengths[longer] += sum(1 for _ in sides[longer])
             counts = " but ".join(f"{path} has {length} lines" for path, length in lengths.items())
@@ -344,7 +320,7 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 # ------------------------------------------------------------------------------------------------ the public TFDS sets
 
 
-def _public_builder(name: str, cache: str) -> tfds.core.DatasetBuilder:
+def _public_builder(name: str, data: DataConfig) -> tfds.core.DatasetBuilder:
     dataset, *variant = re.split(r"[/:]", name, maxsplit=2)
     known = tfds.list_builders(with_community_datasets=False)
     if dataset not in known:
@@ -354,22 +330,30 @@ def _public_builder(name: str, cache: str) -> tfds.core.DatasetBuilder:
         near = _nearest(variant[0], configs) or f"; it has {', '.join(configs[:8])}"
         raise UserError(f"data.corpus: tfds:{dataset} has no configuration {variant[0]!r}{near}")
     try:
-        return tfds.builder(name, data_dir=cache)
-    except Exception as error:  # whatever the dataset's code raises, such as a version that it never had
+        builder = tfds.builder(name, data_dir=data.cache)
+    except Exception as error:  # whatever the dataset's code raises, such as for a version that it never had
         raise UserError(f"data.corpus: tfds:{name} cannot be used: {one_line(error)}") from error
+    texts = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text)]
+    for side in ("source", "target"):
+        language = getattr(data, side)
+        if language not in texts:
+            has = ", ".join(texts) or "none"
+            raise UserError(f"data.{side}: {language!r} is no text of tfds:{name}, which has {has}")
+    return builder
 
 
-def _public_split(builder: tfds.core.DatasetBuilder, name: str, data: DataConfig, split: str) -> str | None:
-    """The name or slice of a split as the dataset knows it; None for a test split that it does not have."""
+def _public_split(builder: tfds.core.DatasetBuilder, name: str, data: DataConfig, split: str) -> tuple[str, int] | None:
+    """The name or slice of a split as the dataset knows it, and its size; None for a test split that it lacks."""
     wanted = getattr(data, split)
     for instruction in (wanted, re.sub(r"^valid\b", "validation", wanted)):
         with contextlib.suppress(KeyError, ValueError, AssertionError):
-            if builder.info.splits[instruction].num_examples:
-                return instruction
+            size = int(builder.as_dataset(split=instruction).cardinality())
+            if size > 0:
+                return instruction, size
     has = ", ".join(builder.info.splits)
     if split == "test":
         logger.info("tfds:%s: no split %s, so nothing to test on; it has %s", name, wanted, has)
         return None
     raise UserError(
-        f"data.{split}: {wanted!r} is no split of tfds:{name}, which has {has}; slices such as train[:95%] can be named, too"
+        f"data.{split}: {wanted!r} is no split of tfds:{name}, which has {has}; slices such as train[:95%] do, too"
     )

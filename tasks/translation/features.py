@@ -1,4 +1,4 @@
-"""What is fitted on the training split: a corpus flows in, the vocabularies of both languages and the number of pairs flow out.
+"""What is fitted on the training split: a corpus flows in, the vocabularies and the number of pairs flow out.
 
 With `vocabulary.joint` both vocabularies are one and the same object, kept in `vocabulary.json`; else they are kept in
 `source.json` and `target.json`.
@@ -50,9 +50,7 @@ def fit(config: TranslationConfig, corpus: Corpus) -> Features:
     joint = config.vocabulary.joint
     source = _learn(config, corpus, *(("source", "target") if joint else ("source",)))
     target = source if joint else _learn(config, corpus, "target")
-    logger.info(
-        "vocabularies: %d source and %d target entries", len(source), len(target)
-    )
+    logger.info("vocabularies: %d source and %d target entries", len(source), len(target))
     return Features(source, target, _count(config, corpus, source, target))
 
 
@@ -71,7 +69,7 @@ def load(config: TranslationConfig, directory: str | Path) -> Features:
 
 def fits(pair: tuple[list[int], list[int]], max_length: int) -> bool:
     """Whether a pair of encoded sentences is trained on: neither is empty, neither longer than `max_length` tokens."""
-    return 0 < min(map(len, pair)) and max(map(len, pair)) <= max_length
+    return min(map(len, pair)) > 0 and max(map(len, pair)) <= max_length
 
 
 def _learn(config: TranslationConfig, corpus: Corpus, *sides: str) -> Vocabulary:
@@ -100,7 +98,8 @@ def _count(config: TranslationConfig, corpus: Corpus, source: Vocabulary, target
     if kept == 0:
         raise UserError(f"data.max_length: {longest} tokens leave no training pair of {corpus.name}; choose more")
     if kept < total:
-        logger.warning("%d of %d training pairs are left out, longer than data.max_length=%d", total - kept, total, longest)
+        message = "%d of %d training pairs are left out: empty, or longer than data.max_length=%d tokens"
+        logger.warning(message, total - kept, total, longest)
     return kept
 
 

@@ -53,10 +53,12 @@ def score(predictions: list[dict], config: TranslationConfig) -> dict[str, float
 def tokenized_lowercased(lines: list[str], language: str) -> list[str]:
     """Lines lower-cased, then punctuation-normalised, then tokenised as the Moses scripts do for a language.
 
-    This is lowercase, normalize-punctuation.perl -l LANGUAGE, tokenizer.perl -l LANGUAGE -no-escape: words with hyphens stay
-    whole (no -a) and no character is written as an HTML entity. Languages that Moses does not know are treated as English.
+    This is lowercase, normalize-punctuation.perl -l LANGUAGE, tokenizer.perl -l LANGUAGE -no-escape: words with hyphens
+    stay whole (no -a), and no character is written as an HTML entity, which changes no count. Languages that Moses does
+    not know are treated by its common rules.
     """
     normalizer, tokenizer = MosesPunctNormalizer(_code(language), perl_parity=True), MosesTokenizer(_code(language))
+    # The Perl script sees the line's end, too, and one of its rules on quotation marks depends on it.
     normalized = (normalizer.normalize(f"{line.lower()}\n") for line in lines)
     return [tokenizer.tokenize(line, escape=False, return_str=True) for line in normalized]
 

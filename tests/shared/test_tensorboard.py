@@ -21,6 +21,7 @@ from werkzeug.test import Client
 from shared.tensorboard import EventWriter, write_projector
 
 RUN = "quickstart/tensorboard"
+SESSIONS = {"allowedStatuses": ["STATUS_UNKNOWN", "STATUS_RUNNING"], "colParams": [], "startIndex": 0, "sliceSize": 9}
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,6 @@ def test_a_resumed_run_goes_on_in_the_same_folder(folder, get):
     assert [step for _, step, _ in get("scalars/scalars", run=RUN, tag="loss")] == [1, 2, 2, 3]
     groups = get("hparams/session_groups", SESSIONS)["sessionGroups"]
     assert [len(group["sessions"]) for group in groups] == [1]
-
-
-SESSIONS = {"allowedStatuses": ["STATUS_UNKNOWN", "STATUS_RUNNING"], "colParams": [], "startIndex": 0, "sliceSize": 9}
 
 
 def test_hyperparameters_are_found_beside_the_scores(folder, get):

@@ -1,0 +1,181 @@
+"""The optimiser does what Keras' own does, follows its schedule over the whole training, and knows the last gradient's norm."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from shared.config import TrainingConfig
+from shared.optimization import OPTIMIZERS, build_optimizer
+
+START = [np.full((2, 3), 1.0, "float32"), np.full(4, -2.0, "float32")]
+RANDOM = np.random.default_rng(3)
+GRADIENTS = [
+    [(scale * RANDOM.normal(size=value.shape)).astype("float32") for value in START] for scale in (5.0, 0.01, 1.0, 30.0)
+]
+
+
+def constant(**options):
+    """An optimiser at a constant rate."""
+    defaults = {"schedule": "constant", "learning_rate": 0.1}
+    return build_optimizer(TrainingConfig(**{**defaults, **options}), total_steps=100)
+
+
+def make_variables():
+    return [keras.Variable(value) for value in START]
+
+
+def norm(gradients):
+    return math.sqrt(sum(float(np.sum(np.square(gradient))) for gradient in gradients))
+
+
+def apply_all(optimizer, steps):
+    """The variables after some steps, compiled as training compiles them, and the norm seen at each."""
+    variables = make_variables()
+    optimizer.build(variables)
+    update = tf.function(lambda gradients: optimizer.apply(gradients, variables))
+    norms = []
+    for gradients in steps:
+        update([tf.constant(gradient) for gradient in gradients])
+        norms.append(float(getattr(optimizer, "gradient_norm", math.nan)))
+    return [variable.numpy() for variable in variables], norms
+
+
+def assert_equal(actual, expected, tolerance=1e-6):
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def rates(steps, **options):
+    """The learning rate before the first update and after each of `steps` batches."""
+    optimizer = build_optimizer(TrainingConfig(optimizer="sgd", **options), total_steps=steps)
+    variable = keras.Variable(np.zeros(1, "float32"))
+    optimizer.build([variable])
+    found = [float(optimizer.learning_rate)]
+    for _ in range(steps):
+        optimizer.apply([tf.zeros(1)], [variable])
+        found.append(float(optimizer.learning_rate))
+    return found
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates_are_those_of_keras_own_clipping(name):
+    decay = 0.01 if name == "adamw" else None
+    expected, _ = apply_all(OPTIMIZERS[name](0.1, weight_decay=decay, global_clipnorm=1.0), GRADIENTS)
+    actual, norms = apply_all(constant(optimizer=name, clip_norm=1.0, weight_decay=decay or 0.0), GRADIENTS)
+    assert_equal(actual, expected)
+    assert norms == pytest.approx([norm(gradients) for gradients in GRADIENTS], rel=1e-5)  # before clipping
+    assert min(norms) < 1 < max(norms)
+
+
+def test_without_clipping_only_the_norm_is_taken():
+    expected, _ = apply_all(keras.optimizers.SGD(0.1), GRADIENTS)
+    actual, norms = apply_all(constant(optimizer="sgd", clip_norm=0.0), GRADIENTS)
+    assert_equal(actual, expected)
+    assert norms == pytest.approx([norm(gradients) for gradients in GRADIENTS], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_weight_decay_is_the_default_of_every_optimizer(name):
+    variables, _ = apply_all(constant(optimizer=name), [[np.zeros_like(value) for value in START]])
+    assert_equal(variables, START)
+
+
+def test_weight_decay_shrinks_the_weights():
+    variables, _ = apply_all(constant(optimizer="sgd", weight_decay=0.5), [[np.zeros_like(value) for value in START]])
+    assert_equal(variables, [value * (1 - 0.1 * 0.5) for value in START])
+
+
+def test_constant_rate_is_constant():
+    assert rates(4, schedule="constant", learning_rate=0.1) == pytest.approx([0.1] * 5)
+
+
+def test_constant_rate_after_its_warm_up():
+    found = rates(8, schedule="constant", learning_rate=0.1, warmup_steps=4)
+    assert found == pytest.approx([0.1 * min(step / 4, 1) for step in range(9)])
+
+
+def test_cosine_falls_from_the_rate_to_the_final_one():
+    found = rates(10, schedule="cosine", learning_rate=0.1, final_learning_rate=0.02)
+    assert found == pytest.approx([0.02 + 0.08 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)])
+
+
+def test_cosine_falls_after_its_warm_up():
+    found = rates(14, schedule="cosine", learning_rate=0.1, final_learning_rate=0.02, warmup_steps=4)
+    assert found[:5] == pytest.approx([0.1 * step / 4 for step in range(5)])
+    assert found[4:] == pytest.approx([0.02 + 0.08 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)])
+
+
+def test_accumulation_does_not_hurry_the_schedule():
+    found = rates(16, schedule="cosine", learning_rate=0.1, accumulate_steps=4)
+    assert found[8] == pytest.approx(0.05, rel=0.3) and found[12] > 0.01 and found[16] < 0.01
+
+
+def test_the_rate_of_a_plateau_can_be_lowered():
+    optimizer = build_optimizer(TrainingConfig(schedule="plateau", learning_rate=0.1), 100)
+    optimizer.learning_rate = float(optimizer.learning_rate) * 0.5
+    assert float(optimizer.learning_rate) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_accumulated_batches_are_one_batch(name):
+    halves = [[2 * (k + 1) / 3 * gradient for gradient in GRADIENTS[0]] for k in range(2)]  # their mean: GRADIENTS[0]
+    expected, norms = apply_all(constant(optimizer=name), [GRADIENTS[0]])
+    actual, accumulated_norms = apply_all(constant(optimizer=name, accumulate_steps=2), halves)
+    assert_equal(actual, expected)
+    assert accumulated_norms[-1] == pytest.approx(norms[0], rel=1e-5)
+    unchanged, _ = apply_all(constant(optimizer=name, accumulate_steps=2), halves[:1])
+    assert_equal(unchanged, START)
+
+
+def test_the_average_follows_the_weights():
+    optimizer = constant(optimizer="sgd", average=0.75)
+    variables = make_variables()
+    optimizer.build(variables)
+    averages = None
+    for gradients in GRADIENTS:
+        optimizer.apply([tf.constant(gradient) for gradient in gradients], variables)
+        values = [variable.numpy() for variable in variables]
+        averages = [0.75 * a + 0.25 * v for a, v in zip(averages, values, strict=True)] if averages else values
+    assert np.abs(averages[0] - values[0]).max() > 0.01
+    optimizer.finalize_variable_values(variables)
+    assert_equal([variable.numpy() for variable in variables], averages)
+
+
+def test_without_an_average_the_weights_stay_what_they_are():
+    optimizer = constant(optimizer="sgd")
+    variables = make_variables()
+    optimizer.build(variables)
+    optimizer.finalize_variable_values(variables)
+    assert not optimizer.use_ema
+    assert_equal([variable.numpy() for variable in variables], START)
+
+
+@pytest.mark.parametrize("accumulate_steps", [1, 2])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_gradients_of_an_embedding_are_the_dense_ones(name, accumulate_steps):
+    """An id that occurs twice comes as two slices, which must be added up before their norm is taken."""
+    ids, pull = tf.constant([1, 3, 1]), tf.constant(3 * RANDOM.normal(size=(3, 2)).astype("float32"))
+
+    def train(dense):
+        table = keras.Variable(np.ones((5, 2), "float32"))
+        optimizer = constant(optimizer=name, accumulate_steps=accumulate_steps, weight_decay=0.01)
+        optimizer.build([table])
+
+        @tf.function
+        def step():
+            with tf.GradientTape() as tape:
+                rows = tf.one_hot(ids, 5) @ table.value if dense else tf.gather(table.value, ids)
+                loss = tf.reduce_sum(rows * pull)
+            gradient = tape.gradient(loss, table.value)
+            assert isinstance(gradient, tf.Tensor if dense else tf.IndexedSlices)
+            optimizer.apply([gradient], [table])
+            return tf.norm(tf.convert_to_tensor(gradient))
+
+        norms = [float(step()) for _ in range(4)]
+        assert float(optimizer.gradient_norm) == pytest.approx(norms[-1], rel=1e-5)
+        return table.numpy()
+
+    np.testing.assert_allclose(train(dense=False), train(dense=True), atol=1e-6)
