@@ -1,4 +1,4 @@
-"""What happens around Keras' loop: stopping cleanly while it runs, and the end of a round: validate, keep, log, save."""
+"""What happens around Keras' loop: a clean stop while it runs, and the end of a round: validate, keep, log, save."""
 
 import contextlib
 import dataclasses

@@ -4,8 +4,8 @@
     checkpoints/round-00012.json           written last: progress, states of random generators, the weights' SHA-256
     checkpoints/best.weights.h5 + .json    the weights with the best validation score (averaged ones, where averaged)
 
-A checkpoint counts when its JSON is there and the sum fits. The last two rounds are kept, so that there is always a good
-one behind a damaged one.
+A checkpoint counts when its JSON is there and the sum fits. The last two rounds are kept, so that there is always a
+good one behind a damaged one.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class Buffer(io.BytesIO):
 
 
 def save_round(directory: Path, model: keras.Model, progress: Progress) -> None:
-    """Saves the state after a round, then removes all but the last two. Raises RunError if the disk does not take it."""
+    """Saves the state after a round, then removes all but the last two. RunError if the disk does not take it."""
     _save(directory / f"round-{progress.round:05d}", model, asdict(progress))
     for old in sorted(directory.glob("round-*.json"))[:-KEPT]:
         old.unlink()  # the JSON first: weights without it do not count
@@ -72,7 +72,7 @@ def restore_round(directory: Path, model: keras.Model) -> Progress:
 
 
 def restore_best(directory: Path, model: keras.Model) -> Progress:
-    """Loads the best weights, or the last round's if those are damaged, which the log says. RunError if there are none."""
+    """Loads the best weights, or if those are damaged the last round's, and says so. RunError if there are none."""
     best = directory / "best.json"
     if best.exists():
         if state := _load(best, model):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 VOID = -1e9  # score of a hypothesis which does not exist: finite, so that sums and quotients of it never become NaN
-BLOCK = 64  # vocabulary entries looked at together by top_tokens: near the fastest for 8,000 and for 32,000
+BLOCK = 64  # vocabulary entries looked at together by top_k: near the fastest for 8,000 and for 32,000
 
 
 class Hypotheses(NamedTuple):
@@ -17,7 +17,7 @@ class Hypotheses(NamedTuple):
     lengths: (B, K) int32, eos counted. 0 marks a slot for which no hypothesis exists; its scores are `VOID`.
     scores: (B, K) float32, what ranks the hypotheses.
     log_probs: (B, K) float32, natural log probability of the tokens under the model.
-    attention: (B, K, T, S) float32, what each token was attended to with, 0 after the end; None without attention.
+    attention: (B, K, T, S) float32, where the model looked for each token; 0 after the end; None without attention.
     """
 
     tokens: tf.Tensor

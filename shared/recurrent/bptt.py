@@ -1,7 +1,7 @@
 """Backpropagation through time, written out: the recurrence of a layer over a whole sequence, and its gradient.
 
-A recurrent layer splits in two. What it makes of its inputs, x_t = U input_t + b for all t, is one matrix product over the
-whole sequence and needs no loop. What is left for the loop is
+A recurrent layer splits in two. What it makes of its inputs, x_t = U input_t + b for all t, is one matrix product over
+the whole sequence and needs no loop. What is left for the loop is
 
     a_t = W h_{t-1} + c          the only product that has to wait for the step before
     s_t = f(x_t, a_t, s_{t-1})   a few elementwise operations, different for each cell
@@ -10,9 +10,9 @@ The gradient goes through the steps backwards with the same W at every one,
 
     dh_{t-1} = W^T da_t + (what f passes on directly)
 
-and since W and c are the same at all steps, their gradients are sums over all steps, formed after the loop in one product:
-dW = sum_t da_t h_{t-1}^T, dc = sum_t da_t (Werbos 1990; Rumelhart, Hinton & Williams 1986). Each cell below is two
-functions: `forward` is f, `backward` is the derivative of f.
+and since W and c are the same at all steps, their gradients are sums over all steps, formed after the loop in one
+product: dW = sum_t da_t h_{t-1}^T, dc = sum_t da_t (Werbos 1990; Rumelhart, Hinton & Williams 1986). Each cell below is
+two functions: `forward` is f, `backward` is the derivative of f.
 
 Keras runs the same recurrence as one call of the cell at each step and lets TensorFlow record and differentiate it.
 """
@@ -40,7 +40,7 @@ class Simple(NamedTuple):
 
 
 class LSTM:
-    """c_t = f_t c_{t-1} + i_t g_t and h_t = o_t tanh(c_t), with i, f, o = sigmoid and g = tanh of the parts of x_t + a_t."""
+    """c_t = f_t c_{t-1} + i_t g_t and h_t = o_t tanh(c_t); i, f, o = sigmoid and g = tanh of x_t + a_t."""
 
     @staticmethod
     def forward(x, a, state):
@@ -63,7 +63,7 @@ class LSTM:
 
 
 class GRU:
-    """h_t = z_t h_{t-1} + (1 - z_t) n_t and n_t = tanh(x_n + r_t a_n), with z, r = sigmoid of the other parts of x_t + a_t."""
+    """h_t = z_t h_{t-1} + (1 - z_t) n_t and n_t = tanh(x_n + r_t a_n); z, r = sigmoid of the rest of x_t + a_t."""
 
     @staticmethod
     def forward(x, a, state):
@@ -138,7 +138,7 @@ def _forward(cell, x, state, W, c, mask):
 
 
 def _backward(cell, d_outputs, d_final, saved, before, W, mask):
-    """All steps in reverse: gradients of x and a, (time, batch, gates * units), and of the state before the first step."""
+    """All steps in reverse: gradients of x and a, (time, batch, gates * units), and of the first step's old state."""
     steps = tf.shape(d_outputs)[0]
 
     def step(t, d_state, dx, da):

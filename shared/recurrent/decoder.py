@@ -7,9 +7,9 @@ The attention sits BETWEEN the recurrent layers:
     s_t = upper layers([h_t, c_t], s_{t-1})
     output_t = tanh(W [s_t, c_t, x_t])          the deep output of Bahdanau et al. 2015, appendix A.2.2
 
-No recurrence depends on the attention of an earlier step except through the upper layers' own state, so a training step
-runs each layer over the whole sequence in one call, and the attention of all steps is one product. With attention "none"
-it is a plain recurrent decoder that knows the memory only through its initial state (Sutskever, Vinyals & Le 2014).
+The attention depends on the first layer alone, so a training step runs each layer over the whole sequence in one call,
+and the attention of all steps is one product. With attention "none" it is a plain recurrent decoder that knows the
+memory only through its initial state (Sutskever, Vinyals & Le 2014).
 """
 
 from keras import layers, ops
@@ -33,8 +33,8 @@ class AttentionDecoder(layers.Layer):
     """
 
     def __init__(
-        self, cell, units, num_layers, output_units, attention="additive", attention_units=256, residual=False, dropout=0.0,
-        **arguments,
+        self, cell, units, num_layers, output_units, attention="additive", attention_units=256, residual=False,
+        dropout=0.0, **arguments,
     ):  # fmt: skip
         super().__init__(**arguments)
         attends = attention != "none"

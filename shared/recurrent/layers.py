@@ -1,14 +1,15 @@
-"""The three recurrent layers every task builds from: Keras' own, with this project's backpropagation through time on a CPU.
+"""The three recurrent layers every task builds from: Keras' own, on a CPU with our own backpropagation through time.
 
     simple  s_t = tanh(U x_t + W s_{t-1} + b)                                  Elman 1990
-    LSTM    c_t = f_t * c_{t-1} + i_t * tanh(U_c x_t + W_c h_{t-1} + b_c)      Hochreiter & Schmidhuber 1997, Gers 2000
+    LSTM    c_t = f_t * c_{t-1} + i_t * tanh(U_c x_t + W_c h_{t-1} + b_c)    Hochreiter & Schmidhuber 1997
             h_t = o_t * tanh(c_t), with i, f, o = sigmoid(U x_t + W h_{t-1} + b), each with its own U, W, b
     GRU     h_t = z_t * h_{t-1} + (1 - z_t) * tanh(U_n x_t + b_n + r_t * (W_n h_{t-1} + c_n))      Cho et al. 2014
             with z, r = sigmoid(U x_t + W h_{t-1} + b); the reset gate r acts after the product, as in cuDNN
 
-The layers take the same arguments, have the same weights and give the same results as Keras'; they differ in `inner_loop`
-alone. On a GPU Keras decides (cuDNN where it applies); on a CPU `shared.recurrent.bptt` runs what it covers, and Keras'
-generic loop the rest: other activations, recurrent dropout, no bias, or a mask without zero_output_for_mask.
+The layers take the same arguments, have the same weights and give the same results as Keras'; they differ in
+`inner_loop` alone. On a GPU Keras decides (cuDNN where it applies); on a CPU `shared.recurrent.bptt` runs what it
+covers, and Keras' generic loop the rest: other activations, recurrent dropout, no bias, or a mask without
+zero_output_for_mask.
 """
 
 import keras
@@ -90,7 +91,8 @@ def _inner_loop(layer, cell, sequences, initial_state, mask, training):
     if training and layer.cell.dropout:
         sequences = sequences * layer.cell.get_dropout_mask(sequences[:, 0])[:, None]
     kernel, W, bias = (
-        ops.cast(weight, sequences.dtype) for weight in (layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias)
+        ops.cast(weight, sequences.dtype)
+        for weight in (layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias)
     )
     # GRU has two biases, for the inner one is multiplied by the reset gate; the others need but one.
     b, c = (bias[0], bias[1]) if len(bias.shape) == 2 else (bias, ops.zeros_like(bias))

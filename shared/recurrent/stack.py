@@ -1,6 +1,5 @@
 """A deep recurrent network as a function: (inputs, initial state, mask) -> (outputs, final state)."""
 
-import keras
 from keras import layers, ops
 
 from shared.recurrent.layers import recurrent_layer

@@ -1,4 +1,4 @@
-"""Sentence pairs and vocabularies in, batches of ids out: (inputs, targets, weights) for training, plain arrays for decoding."""
+"""Sentence pairs and vocabularies in, batches of ids out: (inputs, targets, weights) to train, arrays to decode."""
 
 import numpy as np
 import tensorflow as tf
@@ -16,17 +16,19 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
     1 on words and eos, 0 on padding.
     """
 
-    def batches_of(pairs, seed):
-        encoded = encode_pairs(pairs, features, config.data.max_length)
-        batches = length_sorted_batches(encoded, _sort_key, config.data.batch_size, config.data.sort_pool, seed)
-        return batches.map(_with_targets)
+    settings, steps = config.data, steps_per_pass(config, corpus, features)
+    pairs = encode_pairs(corpus.splits["train"](), features, settings.max_length)
+    if features.num_pairs <= settings.shuffle_buffer:
+        pairs = pairs.cache()  # the buffer would hold them all in any case
 
-    steps = steps_per_pass(config, corpus, features)
-    return passes(corpus.splits["train"](), batches_of, config.data.shuffle_buffer, config.training.seed, steps, first_step)
+    def batches_of(pairs, seed):
+        return length_sorted_batches(pairs, _sort_key, settings.batch_size, settings.sort_pool, seed).map(_with_targets)
+
+    return passes(pairs, batches_of, settings.shuffle_buffer, config.training.seed, steps, first_step)
 
 
 def steps_per_pass(config, corpus, features) -> int:
-    """Batches in one pass over the pairs that are not too long. Raises UserError if none is left."""
+    """Batches in one pass over the pairs that are not too long."""
     return -(-features.num_pairs // config.data.batch_size)
 
 
@@ -65,7 +67,7 @@ def _sort_key(rows):
 def _with_targets(batch):
     """Padded ids -> (inputs, targets, weights)."""
     targets = batch["target"]
-    # The decoder reads what it should have written one step before. Where a row is padded it also reads eos, with weight 0.
+    # The decoder reads what it should have written one step before; in padded rows also eos, where the weight is 0.
     bos = tf.fill([tf.shape(targets)[0], 1], np.int32(BOS))
     inputs = {"source": batch["source"], "target": tf.concat([bos, targets[:, :-1]], axis=1)}
     return inputs, targets, tf.cast(targets != 0, tf.float32)

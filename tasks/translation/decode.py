@@ -1,4 +1,4 @@
-"""A model and sentences in, translations out: searched for in length-sorted batches, returned in the order they came."""
+"""A model and sentences in, translations out: searched for in length-sorted batches, returned in input order."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -43,14 +43,15 @@ def translate(config, model, features, sources: Sequence[str], attention=False) 
 
     Returns:
         For each sentence the best hypothesis' output, score (what the search ranks by) and log_prob (nats), and n_best,
-        the same of all hypotheses, best first. An empty sentence has an empty output and no hypotheses. With `attention`
-        also the best one's "attention", (output tokens with eos, source tokens with eos), and "pieces" of both sides.
+        the same of all hypotheses, best first. An empty sentence has an empty output and no hypotheses. With
+        `attention` also the best one's "attention", (output tokens with eos, source tokens with eos), and "pieces" of
+        both sides.
     """
     decoding = config.decoding
     rows = [row[: config.data.max_length] for row in features.source.encode(sources)]
     results = [{"output": "", "score": 0.0, "log_prob": 0.0, "n_best": []} for _ in sources]
-    for batch in length_sorted(rows, decoding.batch_size):
-        found = _search(model, decoding)(padded_array([rows[i] for i in batch]))
+    for number, batch in enumerate(length_sorted(rows, decoding.batch_size)):
+        found = _search(model, decoding)(padded_array([rows[i] for i in batch]), decoding.seed + number)
         found = tf.nest.map_structure(lambda tensor: tensor.numpy(), found)
         for row, i in enumerate(batch):
             results[i] = _result(features, decoding, sources[i], found, row, len(rows[i]), attention)
@@ -66,10 +67,10 @@ def length_sorted(rows: Sequence[Sequence], batch_size: int) -> Iterator[list[in
 
 @functools.lru_cache(maxsize=4)
 def _search(model, decoding):
-    """The compiled search of a model: (batch, positions) ids -> hypotheses. One graph serves all shapes."""
+    """The compiled search of a model: (batch, positions) ids and a seed -> hypotheses. One graph serves all shapes."""
 
-    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32)])
-    def search(source):
+    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
+    def search(source, seed):
         beams = decoding.beam_size if decoding.method == "beam" else 1
         state, step = model.start(source, beams)
         lengths = tf.reduce_sum(tf.cast(source != 0, tf.float32), axis=1)
@@ -79,10 +80,17 @@ def _search(model, decoding):
             return greedy(step, state, *sizes)
         if decoding.method == "sample":
             return sample(
-                step, state, *sizes, decoding.temperature, decoding.top_k, decoding.top_p, decoding.min_p, decoding.seed
+                step, state, *sizes, decoding.temperature, decoding.top_k, decoding.top_p, decoding.min_p, seed
             )
         return beam_search(
-            step, state, *sizes, beams, decoding.length_penalty, decoding.coverage_penalty, decoding.no_repeat_ngram
+            step,
+            state,
+            *sizes,
+            beams,
+            decoding.length_penalty,
+            decoding.coverage_penalty,
+            decoding.no_repeat_ngram,
+            source != 0,
         )
 
     return search
@@ -119,7 +127,9 @@ def score_pairs(config, model, features, sources, targets) -> list[tuple[float, 
     """For each pair, log p(target | source) in nats, eos included, and the number of target tokens with eos."""
     source_rows, target_rows = features.source.encode(sources), features.target.encode(targets)
     results = [(0.0, 0)] * len(sources)
-    for batch in length_sorted([[*s, 0, *t] for s, t in zip(source_rows, target_rows, strict=True)], config.decoding.batch_size):
+    for batch in length_sorted(
+        [[*s, 0, *t] for s, t in zip(source_rows, target_rows, strict=True)], config.decoding.batch_size
+    ):
         source = padded_array([source_rows[i] for i in batch])
         target = padded_array([target_rows[i] for i in batch], first=[BOS])
         log_probs = _teacher_forced(model)(source, target).numpy()

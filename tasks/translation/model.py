@@ -25,7 +25,9 @@ class Translator(keras.Model):
     def __init__(self, config, source_size, target_size, joint):
         super().__init__(name="translator")
         initializer = keras.initializers.RandomNormal(stddev=config.embedding_units**-0.5)
-        self.target_embedding = layers.Embedding(target_size, config.embedding_units, initializer, name="target_embedding")
+        self.target_embedding = layers.Embedding(
+            target_size, config.embedding_units, initializer, name="target_embedding"
+        )
         self.source_embedding = (
             self.target_embedding
             if joint and config.tie_embeddings
@@ -33,21 +35,24 @@ class Translator(keras.Model):
         )
         self.embedding_dropout = layers.Dropout(config.dropout_embedding)
         self.encoder = RecurrentStack(
-            config.cell, config.encoder_units, config.encoder_layers, config.bidirectional, config.residual, config.dropout_layers,
-            name="encoder",
+            config.cell, config.encoder_units, config.encoder_layers, config.bidirectional,
+            config.residual, config.dropout_layers, name="encoder",
         )  # fmt: skip
         self.memory_dropout = layers.Dropout(config.dropout_memory)
         self.decoder = AttentionDecoder(
             config.cell, config.decoder_units, config.decoder_layers, config.embedding_units,
             config.attention, config.attention_units, config.residual, config.dropout_layers, name="decoder",
         )  # fmt: skip
-        # LSTM carries two tensors a layer: the hidden state passes through tanh as it does inside the cell, its memory c does not.
+        # LSTM carries two tensors a layer: h, which the cell leaves in the range of tanh, and c, which has no bounds.
+        activations = ("tanh", None) if config.cell == "lstm" else ("tanh",)
         self.bridge = [
-            [layers.Dense(config.decoder_units, activation) for activation in ("tanh", None)[: 2 if config.cell == "lstm" else 1]]
+            [layers.Dense(config.decoder_units, activation) for activation in activations]
             for _ in range(config.decoder_layers)
         ]
         self.output_dropout = layers.Dropout(config.dropout_output)
-        self.output_kernel = None if config.tie_embeddings else layers.Embedding(target_size, config.embedding_units, initializer)
+        self.output_kernel = (
+            None if config.tie_embeddings else layers.Embedding(target_size, config.embedding_units, initializer)
+        )
         self.target_size = target_size
         self.embedding_units = config.embedding_units
 
@@ -119,7 +124,9 @@ class Translator(keras.Model):
         state = {"recurrent": recurrent}
         if keys is not None:
             state["attention"] = ops.zeros(ops.shape(mask), "float32")
-        memory, mask, keys = keras.tree.map_structure(lambda tensor: ops.repeat(tensor, copies, axis=0), (memory, mask, keys))
+        memory, mask, keys = keras.tree.map_structure(
+            lambda tensor: ops.repeat(tensor, copies, axis=0), (memory, mask, keys)
+        )
 
         def step(tokens, state):
             embedded = self.target_embedding(tokens)

@@ -31,7 +31,9 @@ def build_model(config, features) -> Translator:
 
 def illustrate(config, model, features, predictions) -> dict:
     """Attention maps of the given predictions' sources, by name; none for a model without attention."""
-    translations = translate(config, model, features, [prediction["source"] for prediction in predictions], attention=True)
+    translations = translate(
+        config, model, features, [prediction["source"] for prediction in predictions], attention=True
+    )
     return {
         f"attention-{number}": draw_attention(translation["attention"], *translation["pieces"])
         for number, translation in enumerate(translations, 1)
@@ -57,7 +59,9 @@ def predict(context, arguments) -> None:
     while some := list(islice(lines, context.config.decoding.batch_size * BATCHES_TOGETHER)):
         sources = [line for _, line in some]
         warn_of_long_lines(context, some)
-        translations = translate(context.config, context.model, context.features, sources, attention=bool(arguments.attention))
+        translations = translate(
+            context.config, context.model, context.features, sources, attention=bool(arguments.attention)
+        )
         for (number, source), translation in zip(some, translations, strict=True):
             sys.stdout.writelines(f"{line}\n" for line in output_lines(number, source, translation, arguments))
         sys.stdout.flush()
@@ -74,7 +78,9 @@ def output_lines(number: int, source: str, translation: dict, arguments) -> list
         return [json.dumps({"id": number, "source": source, **known, "n_best": n_best}, ensure_ascii=False)]
     if arguments.n_best == 1:
         return [translation["output"]]
-    return [f"{number}\t{hypothesis['score']:.4f}\t{hypothesis['output']}" for hypothesis in n_best] or [f"{number}\t\t"]
+    return [f"{number}\t{hypothesis['score']:.4f}\t{hypothesis['output']}" for hypothesis in n_best] or [
+        f"{number}\t\t"
+    ]
 
 
 def warn_of_long_lines(context, lines) -> None:
@@ -83,29 +89,35 @@ def warn_of_long_lines(context, lines) -> None:
     rows = context.features.source.encode([line for _, line in lines])
     for (number, _), row in zip(lines, rows, strict=True):
         if len(row) > longest:
-            log.warning("line %d has %d tokens: only the first %d (data.max_length) are translated", number, len(row), longest)
+            log.warning(
+                "line %d has %d tokens: only the first %d (data.max_length) are translated", number, len(row), longest
+            )
 
 
 def score_verb(context, arguments) -> None:
-    """Writes log p(target | source) of each pair, in nats; --json adds the tokens it divides among and the perplexity."""
+    """Writes log p(target | source) of each pair, in nats; with --json also the pair and its number of tokens."""
     pairs = enumerate(read_pairs(arguments), 1)
     while some := list(islice(pairs, context.config.decoding.batch_size * BATCHES_TOGETHER)):
         sources, targets = zip(*(pair for _, pair in some), strict=True)
         results = score_pairs(context.config, context.model, context.features, sources, targets)
         for (number, (source, target)), (log_prob, tokens) in zip(some, results, strict=True):
             known = {"id": number, "source": source, "target": target, "log_prob": log_prob, "tokens": tokens}
-            sys.stdout.write(f"{json.dumps(known, ensure_ascii=False) if arguments.json else format(log_prob, '.4f')}\n")
+            sys.stdout.write(
+                f"{json.dumps(known, ensure_ascii=False) if arguments.json else format(log_prob, '.4f')}\n"
+            )
         sys.stdout.flush()
 
 
 def read_pairs(arguments) -> Iterator[tuple[str, str]]:
-    """The pairs that `score` was given: two line-aligned files, or lines with a tab. UserError for what does not pair up."""
+    """The pairs that `score` was given: two line-aligned files, or lines with a tab. UserError if they do not match."""
     if arguments.source:
         lines = [read_lines([arguments.source]), read_lines([arguments.target])]
         for number, pair in enumerate(zip_longest(*lines), 1):
             if None in pair:
                 shorter, longer = (arguments.source, arguments.target)[:: 1 if pair[0] is None else -1]
-                raise UserError(f"{shorter}: ends before line {number}, which {longer} has; the files must have equally many lines")
+                raise UserError(
+                    f"{shorter}: ends before line {number}, which {longer} has; the files must have equally many lines"
+                )
             yield pair
         return
     for number, line in enumerate(read_lines(arguments.inputs or ["-"]), 1):
@@ -116,7 +128,7 @@ def read_pairs(arguments) -> Iterator[tuple[str, str]]:
 
 
 def read_lines(files: Iterable[str]) -> Iterator[str]:
-    """Lines of text files one after the other; "-" is stdin. UserError naming file and line for bytes that are not UTF-8."""
+    """Lines of files one after the other; "-" is stdin. UserError naming file and line for bytes that are not UTF-8."""
     for name in files:
         with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
             for number, line in enumerate(file, 1):
