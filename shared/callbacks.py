@@ -112,7 +112,10 @@ class EndOfRound(keras.callbacks.Callback):
     def _validate(self):
         limit = self.config.training.validation_examples
         predictions = self.task.decode(self.config, self.model, self.features, self.corpus, "valid", limit)
-        return predictions, self.task.score(predictions, self.config)
+        scores = self.task.score(predictions, self.config)
+        if "valid" in self.corpus.optimum:
+            scores["optimum_perplexity"] = self.corpus.optimum["valid"]
+        return predictions, scores
 
     def _keep_if_best(self, values):
         progress, score = self.progress, values[f"valid_{self.task.monitor}"]

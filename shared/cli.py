@@ -148,7 +148,7 @@ def _train(program: Program, arguments: argparse.Namespace) -> None:
         except UserError:
             run.discard()  # the corrected command must not meet the configuration of one that could not start
             raise
-        _write_scores(evaluate.evaluate(task, run, config, "test"))
+        _write_scores(evaluate.evaluate(task, run, config))
         report.write(task, run, config)
         logger.info("report: %s", run.report)
 

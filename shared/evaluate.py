@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 from shared import checkpoints
 from shared.config import UserError
@@ -24,25 +25,24 @@ def restore(task, run, config) -> Context:
     return Context(run=run, config=config, features=features, model=model)
 
 
-def evaluate(task, run, config, split="test") -> dict:
+def evaluate(task, run, config, split=None) -> dict:
     """Decodes a whole split with the best weights; writes predictions and scores, and returns the scores.
 
-    Raises UserError if the corpus has no such split.
+    Without a split: "test", or "valid" where the corpus has no test split. UserError if there is no such split.
     """
     corpus = task.prepare(config)
+    split = split or ("test" if "test" in corpus.splits else "valid")
     if split not in corpus.splits:
         raise UserError(f"--split {split}: {corpus.name} has only {', '.join(corpus.splits)}")
     context = restore(task, run, config)
+    started = time.perf_counter()
     predictions = task.decode(config, context.model, context.features, corpus, split, 0)
+    seconds = time.perf_counter() - started
+    log.info("%s: %d examples in %.1f s, %.1f a second", split, len(predictions), seconds, len(predictions) / seconds)
     scores = task.score(predictions, config)
     if split in corpus.optimum:
         scores["optimum_perplexity"] = corpus.optimum[split]
     lines = (json.dumps(prediction, ensure_ascii=False) for prediction in predictions)
     write_atomically(run.predictions(split), "".join(f"{line}\n" for line in lines))
     run.merge_scores(split, scores)
-    log.info(
-        "%s: %s",
-        split,
-        ", ".join(f"{name} {value:.4g}" for name, value in scores.items() if not isinstance(value, str)),
-    )
     return scores

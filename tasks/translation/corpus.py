@@ -95,6 +95,8 @@ def _files(data: DataConfig) -> Corpus:
 def _public(data: DataConfig) -> Corpus:
     name = data.corpus.removeprefix("tfds:")
     builder = _public_builder(name, data)
+    if not builder.is_prepared():
+        logger.info("downloading tfds:%s (%s) to %s", name, builder.info.download_size, builder.data_dir)
     try:
         builder.download_and_prepare()
     except Exception as error:  # whatever its download, its extraction or its code raises

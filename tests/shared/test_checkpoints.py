@@ -93,9 +93,14 @@ def damage_json(path):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A model after two rounds of two steps, and its state after each."""
-    model = train(make_model(), 2)
-    return model
+    """A model in training, which every test takes a step or two further."""
+    return train(make_model(), 2)
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """A compiled model with other weights, into which any state may be loaded."""
+    return make_model(seed=2)
 
 
 @pytest.fixture
@@ -127,27 +132,26 @@ def test_without_a_checkpoint_training_starts_afresh(tmp_path):
     assert_equal(state_of(model), before)
 
 
-def test_progress_comes_back_whole(saved):
+def test_progress_comes_back_whole(saved, fresh):
     directory, _ = saved
     for value in (None, 0.1 + 0.2, 1e300):
         progress = Progress(**{field.name: 3 for field in dataclasses.fields(Progress)} | {"best_score": value})
-        save_round(directory, model := make_model(), progress)
-        assert restore_round(directory, model) == progress
+        save_round(directory, fresh, progress)
+        assert restore_round(directory, fresh) == progress
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES.values(), damage_json], ids=[*DAMAGES, "json"])
-def test_behind_a_damaged_checkpoint_is_a_good_one(saved, damage, caplog):
+def test_behind_a_damaged_checkpoint_is_a_good_one(saved, fresh, damage, caplog):
     directory, states = saved
     damage(directory / "round-00002.weights.h5")
-    model = make_model(seed=2)
     with caplog.at_level(logging.WARNING):
-        assert restore_round(directory, model) == Progress(1, 10.5, 1)
-    assert_equal(state_of(model), states[0])
+        assert restore_round(directory, fresh) == Progress(1, 10.5, 1)
+    assert_equal(state_of(fresh), states[0])
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "round-00002.weights.h5 is damaged" in caplog.text
 
 
-def test_a_round_killed_between_its_two_files_does_not_count(saved, trained, monkeypatch):
+def test_a_round_killed_between_its_two_files_does_not_count(saved, trained, fresh, monkeypatch):
     directory, states = saved
     write = checkpoints.write_atomically
 
@@ -160,17 +164,16 @@ def test_a_round_killed_between_its_two_files_does_not_count(saved, trained, mon
     for number in (3, 2):  # a new round, and one that is written over
         with pytest.raises(KeyboardInterrupt):
             save_round(directory, train(trained, 1), Progress(round=number))
-        model = make_model(seed=2)
-        assert restore_round(directory, model).round == (2 if number == 3 else 1)
-        assert_equal(state_of(model), states[1 if number == 3 else 0])
+            assert restore_round(directory, fresh).round == (2 if number == 3 else 1)
+        assert_equal(state_of(fresh), states[1 if number == 3 else 0])
 
 
-def test_when_all_are_damaged_nothing_is_guessed(saved):
+def test_when_all_are_damaged_nothing_is_guessed(saved, fresh):
     directory, _ = saved
     for path in directory.glob("round-*.weights.h5"):
         flip_a_byte(path)
     with pytest.raises(RunError, match="every checkpoint is damaged") as raised:
-        restore_round(directory, make_model())
+        restore_round(directory, fresh)
     assert "\n" not in str(raised.value)
 
 
@@ -185,34 +188,32 @@ def test_the_last_two_rounds_are_kept(saved, trained):
     assert restore_round(directory, trained).round == 100
 
 
-def test_best_are_the_weights_that_were_best(saved, trained):
+def test_best_are_the_weights_that_were_best(saved, trained, fresh):
     directory, _ = saved
     best = [weight.numpy() for weight in trained.weights]
     save_best(directory, trained, Progress(round=2, best_score=21.0, best_round=2))
     save_round(directory, train(trained, 1), Progress(round=3, best_score=21.0, best_round=2))
-    model = make_model(seed=2)
-    assert restore_best(directory, model) == Progress(2, 21.0, 2)
-    assert_equal([weight.numpy() for weight in model.weights], best)
+    assert restore_best(directory, fresh) == Progress(2, 21.0, 2)
+    assert_equal([weight.numpy() for weight in fresh.weights], best)
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES.values(), damage_json], ids=[*DAMAGES, "json"])
-def test_behind_damaged_best_weights_are_the_last_ones(saved, trained, damage, caplog):
+def test_behind_damaged_best_weights_are_the_last_ones(saved, trained, fresh, damage, caplog):
     directory, states = saved
     save_best(directory, trained, Progress(round=2))
     damage(directory / "best.weights.h5")
-    model = make_model(seed=2)
     with caplog.at_level(logging.WARNING):
-        assert restore_best(directory, model).round == 2
-    assert_equal(state_of(model), states[1])
+        assert restore_best(directory, fresh).round == 2
+    assert_equal(state_of(fresh), states[1])
     assert "best.weights.h5 is damaged; taking the last round's weights" in caplog.text
 
 
-def test_there_is_no_best_before_the_first_round(tmp_path):
+def test_there_is_no_best_before_the_first_round(tmp_path, fresh):
     with pytest.raises(RunError, match="no checkpoint yet"):
-        restore_best(tmp_path, make_model())
+        restore_best(tmp_path, fresh)
 
 
-def test_a_disk_that_takes_nothing_is_a_run_error_and_leaves_what_was_there(saved, trained, monkeypatch):
+def test_a_disk_that_takes_nothing_is_a_run_error_and_leaves_what_was_there(saved, trained, fresh, monkeypatch):
     directory, states = saved
     (directory / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
@@ -224,15 +225,12 @@ def test_a_disk_that_takes_nothing_is_a_run_error_and_leaves_what_was_there(save
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(RunError, match="No space left on device"):
         save_round(directory, train(trained, 1), Progress(round=3))
-    model = make_model(seed=2)
-    assert restore_round(directory, model).round == 2
-    assert_equal(state_of(model), states[1])
+    assert restore_round(directory, fresh).round == 2
+    assert_equal(state_of(fresh), states[1])
 
 
-def test_weights_are_in_keras_own_format(saved):
-    directory, states = saved
-    model = make_model(seed=2)
-    model.load_weights(directory / "round-00002.weights.h5")
-    assert_equal([weight.numpy() for weight in model.weights], states[1][: len(model.weights)])
-    known = json.loads((directory / "round-00002.json").read_text(encoding="utf-8"))
-    assert known["progress"]["round"] == 2
+def test_weights_are_in_keras_own_format(saved, trained, fresh):
+    directory, _ = saved
+    fresh.load_weights(directory / "round-00002.weights.h5")
+    assert_equal([weight.numpy() for weight in fresh.weights], [weight.numpy() for weight in trained.weights])
+    assert json.loads((directory / "round-00002.json").read_text(encoding="utf-8"))["progress"]["round"] == 2

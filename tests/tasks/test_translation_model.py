@@ -1,0 +1,213 @@
+"""The translator: writing word by word is teacher forcing, padding and later words change nothing, and nothing is forgotten
+when its weights are saved."""
+
+import functools
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tasks.translation.config import ModelConfig
+from tasks.translation.model import Translator
+
+CELLS, ATTENTIONS = ["simple", "lstm", "gru"], ["additive", "dot", "none"]
+SMALL = {"embedding_units": 4, "encoder_units": 3, "decoder_units": 5, "attention_units": 3}
+IDS = 9
+SOURCE = np.array([[5, 6, 7, 4, 2], [8, 3, 2, 0, 0], [2, 0, 0, 0, 0]], "int32")
+TARGET = np.array([[1, 4, 5, 8], [1, 7, 7, 3], [1, 3, 4, 6]], "int32")
+
+# Every cell with every attention, tied or not; then what else can be chosen, once each.
+MIXED = [
+    {"cell": cell, "attention": attention, "tie_embeddings": (i + j) % 2 == 0}
+    for (i, cell), (j, attention) in itertools.product(enumerate(CELLS), enumerate(ATTENTIONS))
+]
+OTHERS = [
+    {"cell": "lstm", "bidirectional": False, "encoder_layers": 2, "decoder_layers": 3, "residual": True},
+    {"cell": "gru", "encoder_layers": 2, "decoder_layers": 3, "residual": True, "dropout_layers": 0.5},
+    {"cell": "gru", "attention": "none", "decoder_layers": 1, "dropout_embedding": 0.5, "dropout_output": 0.5},
+]
+variants = pytest.mark.parametrize(
+    "options", MIXED + OTHERS, ids=lambda options: "-".join(map(str, options.values())) if options else None
+)
+
+
+def untrained(seed=0, joint=True, **options):
+    keras.utils.set_random_seed(seed)
+    model = Translator(ModelConfig(**SMALL, **options), IDS if joint else IDS + 4, IDS, joint)
+    model.build()
+    return model
+
+
+@functools.cache
+def make(**options):
+    """A translator whose weights, biases too, are random and large enough to matter."""
+    model = untrained(**options)
+    random = np.random.default_rng(7)
+    model.set_weights([0.6 * random.normal(size=weight.shape) for weight in model.weights])
+    return model
+
+
+def logits(model, source=SOURCE, target=TARGET):
+    return model({"source": source, "target": target}, training=False).numpy()
+
+
+def log_softmax(scores):
+    return scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_steps_are_teacher_forcing(cell, attention, tie_embeddings):
+    check_steps(make(cell=cell, attention=attention, tie_embeddings=tie_embeddings))
+
+
+@pytest.mark.parametrize("options", OTHERS)
+def test_steps_of_other_models_are_teacher_forcing(options):
+    check_steps(make(**options))
+
+
+def check_steps(model):
+    expected = log_softmax(logits(model))
+    state, step = model.start(SOURCE)
+    for t in range(TARGET.shape[1]):
+        found, state = step(TARGET[:, t], state)
+        np.testing.assert_allclose(found, expected[:, t], atol=2e-6)
+        if "attention" in state:
+            weights = state["attention"].numpy()
+            np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
+            assert np.all(weights[SOURCE == 0] == 0)
+    assert ("attention" in state) == (model.decoder.attention is not None)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_copies_of_a_sentence_lie_next_to_each_other(attention):
+    model = make(cell="gru", attention=attention)
+    expected = log_softmax(logits(model))
+    state, step = model.start(SOURCE, copies=2)
+    state = keras.tree.map_structure(lambda tensor: np.repeat(tensor, 2, axis=0), state)
+    for t in range(2):
+        found, state = step(np.repeat(TARGET[:, t], 2), state)
+        np.testing.assert_allclose(found, np.repeat(expected[:, t], 2, axis=0), atol=2e-6)
+
+
+@variants
+def test_padding_of_the_source_changes_nothing(options):
+    model = make(**options)
+    whole = logits(model)
+    for row, length in enumerate([5, 3, 1]):
+        alone = logits(model, SOURCE[row : row + 1, :length], TARGET[row : row + 1])
+        np.testing.assert_allclose(whole[row : row + 1], alone, atol=2e-6)
+
+
+@variants
+def test_no_word_sees_what_comes_later(options):
+    """Padding of the target comes later, too."""
+    model = make(**options)
+    whole = logits(model)
+    for time in (1, 2, 3):
+        later = TARGET.copy()
+        later[:, time:] = (later[:, time:] + 1) % IDS
+        changed = logits(model, target=later)
+        np.testing.assert_allclose(changed[:, :time], whole[:, :time], atol=1e-6)
+        assert np.all(np.abs(changed[:, time] - whole[:, time]).max(axis=-1) > 1e-4)
+    padded = logits(model, target=np.pad(TARGET, [(0, 0), (0, 3)]))
+    np.testing.assert_allclose(padded[:, :4], whole, atol=2e-6)
+
+
+@variants
+def test_every_word_of_the_source_matters(options):
+    model = make(**options)
+    whole = logits(model)[:1]
+    for position in range(5):
+        other = SOURCE[:1].copy()
+        other[0, position] = 3
+        assert np.abs(logits(model, other, TARGET[:1]) - whole).max() > 1e-5
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_only_attention_looks_into_the_memory(attention):
+    model = make(cell="lstm", attention=attention)
+    memory, mask, state = model.encode(SOURCE)
+    embedded = model.target_embedding(TARGET)
+    outputs = [model.decoder(embedded, state, tensor, mask)[0].numpy() for tensor in (memory, -memory)]
+    assert np.array_equal(*outputs) == (attention == "none")
+
+
+@variants
+def test_every_weight_learns(options):
+    model = make(**options)
+    with tf.GradientTape() as tape:
+        scores = model({"source": SOURCE, "target": TARGET}, training=False)
+        loss = -tf.reduce_sum(tf.nn.log_softmax(scores)[..., 3])
+    gradients = tape.gradient(loss, [weight.value for weight in model.trainable_weights])
+    norms = {
+        weight.path: 0.0 if gradient is None else float(tf.norm(tf.convert_to_tensor(gradient)))
+        for weight, gradient in zip(model.trainable_weights, gradients, strict=True)
+    }
+    assert {path for path, norm in norms.items() if norm < 1e-5} == set()
+
+
+@variants
+def test_build_creates_every_weight_and_a_file_holds_them_all(options, tmp_path):
+    model = make(**options)
+    model.save_weights(tmp_path / "model.weights.h5")
+    fresh = untrained(seed=2, **options)
+    created = [weight.path for weight in fresh.variables]
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(logits(fresh), logits(model))
+    assert [weight.path for weight in fresh.variables] == created
+
+
+def test_the_seed_decides_the_first_weights():
+    first, again, other = untrained(seed=1), untrained(seed=1), untrained(seed=2)
+    for a, b in zip(first.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.abs(logits(first) - logits(other)).max() > 1e-3
+
+
+@pytest.mark.parametrize(("joint", "tied"), itertools.product([True, False], repeat=2))
+def test_embeddings_are_tied_where_asked(joint, tied):
+    model = untrained(joint=joint, tie_embeddings=tied)
+    assert (model.source_embedding is model.target_embedding) == (joint and tied)
+    tables = [weight for weight in model.trainable_weights if weight.shape in [(IDS, 4), (IDS + 4, 4)]]
+    assert len(tables) == (1 if joint and tied else 2 if tied else 3)
+    source = np.full((1, 2), IDS + 3 if not joint else IDS - 1, "int32")
+    assert logits(model, source, TARGET[:1]).shape == (1, 4, IDS)
+    before = logits(model)
+    model.target_embedding.embeddings.assign_add(np.eye(IDS, 4)[::-1])
+    moved = np.abs(logits(model) - before)[..., -1].max() > 1e-3  # a word that no input holds has another output row
+    assert moved == tied
+
+
+@pytest.mark.parametrize("name", ["embedding", "memory", "output", "layers"])
+def test_each_dropout_acts_in_training_only(name):
+    model = untrained(cell="gru", encoder_layers=2, **{f"dropout_{name}": 0.5})
+    plain = untrained(cell="gru", encoder_layers=2)
+    plain.set_weights(model.get_weights())
+    np.testing.assert_array_equal(logits(model), logits(plain))
+    inputs = {"source": SOURCE, "target": TARGET}
+    first, second = model(inputs, training=True), model(inputs, training=True)
+    assert np.abs(first - second).max() > 1e-4
+    np.testing.assert_array_equal(plain(inputs, training=True), logits(plain))
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_half_precision_ends_in_float32(attention):
+    exact = make(cell="lstm", attention=attention)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = untrained(cell="lstm", attention=attention)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.set_weights(exact.get_weights())
+    scores = model({"source": SOURCE, "target": TARGET})
+    assert scores.dtype == tf.float32 and {weight.dtype for weight in model.trainable_weights} == {"float32"}
+    np.testing.assert_allclose(scores, logits(exact), atol=0.1)
+    state, step = model.start(SOURCE)
+    for t in range(2):
+        found, state = step(TARGET[:, t], state)
+        assert found.dtype == tf.float32
+        np.testing.assert_allclose(found, log_softmax(scores.numpy())[:, t], atol=0.1)
