@@ -62,7 +62,7 @@ class VocabularyConfig:
     """What a token is."""
 
     unit: str = "bpe"  # bpe | unigram | word | character
-    size: int = 8000  # upper bound, the four special tokens included
+    size: int = 8000  # upper bound, the four special tokens included; 0: all words or characters
     joint: bool = True  # one vocabulary for both languages
     lowercase: bool = False
     min_count: int = 1
@@ -70,7 +70,9 @@ class VocabularyConfig:
     def check(self) -> None:
         """Raises UserError for an unknown unit or a size that leaves no room beside the special tokens."""
         check_choices("vocabulary", self, unit=("bpe", "unigram", "word", "character"))
-        check_bounds("vocabulary", self, low=5, names=("size",))
+        if self.size < 8 and (self.size != 0 or self.unit in ("bpe", "unigram")):
+            everything = "" if self.unit in ("bpe", "unigram") else ", or 0 for all there are"
+            raise UserError(f"vocabulary.size: {self.size} is out of range; it must be at least 8{everything}")
         check_bounds("vocabulary", self, low=1, names=("min_count",))
 
 
