@@ -12,7 +12,7 @@ import keras
 
 from shared import checkpoints, tensorboard
 from shared.config import RunError
-from shared.run import write_picture
+from shared.run import append_line, write_picture
 
 log = logging.getLogger(__name__)
 
@@ -35,22 +35,23 @@ class StopCleanly(keras.callbacks.Callback):
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
+            self.stop_if_asked()  # a signal that came after the last step
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def on_train_batch_end(self, batch, logs=None):
         """Called by Keras with the running means of the round."""
-        saved = f"round {self.progress.round} is saved" if self.progress.round else "no round was finished yet"
+        self.stop_if_asked()
+        loss, step = float(logs["loss"]), self.progress.round * self.round_steps + batch + 1
+        if not math.isfinite(loss):
+            raise not_finite("loss", loss, step, self.model, self.run, self.progress)
+
+    def stop_if_asked(self):
+        """Raises RunError once a signal has come."""
         if self.received:
+            saved = last_saved(self.run, self.progress)
             raise RunError(f"stopped by {self.received}; {saved}; resume with: {self.resume_command}")
-        if not math.isfinite(float(logs["loss"])):
-            step = self.progress.round * self.round_steps + batch + 1
-            rate = float(self.model.optimizer.learning_rate)
-            raise RunError(
-                f"the loss is {float(logs['loss'])} at step {step} with learning rate {rate:.3g}; {saved} in "
-                f"{self.run.checkpoints}; a lower training.learning_rate or training.clip_norm may help"
-            )
 
 
 class EndOfRound(keras.callbacks.Callback):
@@ -85,7 +86,6 @@ class EndOfRound(keras.callbacks.Callback):
         """The end of a round; Keras counts them from 0."""
         seconds = time.perf_counter() - self.started
         progress, step = self.progress, (epoch + 1) * self.round_steps
-        progress.round = epoch + 1
         optimizer = inner_optimizer(self.model)
         values = {
             "loss": logs["loss"],
@@ -97,11 +97,14 @@ class EndOfRound(keras.callbacks.Callback):
         with averaged_weights(self.model):
             predictions, scores = self._validate()
             values |= {f"valid_{name}": value for name, value in scores.items() if not isinstance(value, str)}
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise not_finite(name, value, step, self.model, self.run, progress)
+            progress.round = epoch + 1
             self._keep_if_best(values)
             self._show(step, values, predictions)
         self._follow_plateau(optimizer)
-        with open(self.run.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"round": progress.round, "step": step, **values}) + "\n")
+        append_line(self.run.metrics, json.dumps({"round": progress.round, "step": step, **values}))
         checkpoints.save_round(self.run.checkpoints, self.model, progress)
         log.info(self._line(values))
         patience = self.config.training.patience
@@ -150,6 +153,20 @@ class EndOfRound(keras.callbacks.Callback):
 def better(monitor: str, score: float, than: float) -> bool:
     """Whether a score is an improvement: perplexity falls, everything else rises."""
     return score < than if monitor == "perplexity" else score > than
+
+
+def last_saved(run, progress) -> str:
+    """What a training that ends now can go on from."""
+    return f"round {progress.round} is saved in {run.checkpoints}" if progress.round else "no round was finished yet"
+
+
+def not_finite(name: str, value: float, step: int, model, run, progress) -> RunError:
+    """The error for a training that has left the finite numbers."""
+    rate = float(inner_optimizer(model).learning_rate)
+    return RunError(
+        f"{name} is {value} at step {step} with learning rate {rate:.3g}; {last_saved(run, progress)}; "
+        "a lower training.learning_rate or training.clip_norm may help"
+    )
 
 
 def inner_optimizer(model):

@@ -33,7 +33,6 @@ class Progress:
     best_score: float | None = None
     best_round: int = 0
     plateau_round: int = 0  # the last round in which the score was better, or the learning rate was lowered
-    learning_rate_factor: float = 1.0
 
 
 class Buffer(io.BytesIO):
@@ -104,7 +103,7 @@ def _load(path: Path, model) -> dict | None:
         state = json.loads(path.read_text(encoding="utf-8"))
         if state["sha256"] != _sum(_weights_of(path)):
             return None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     model.load_weights(_weights_of(path))
     for variable, value in zip(_random_states(model), state["random"], strict=True):

@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -132,6 +133,7 @@ def _prepare(program: Program, arguments: argparse.Namespace) -> None:
 
 
 def _train(program: Program, arguments: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, wherever it comes
     if not arguments.config and not arguments.run:
         raise UserError("train: needs --config FILE to start a run, or --run DIR to go on with one")
     source = arguments.config or Run.open(arguments.run, program.config_class).config
@@ -196,7 +198,7 @@ def _open(program: Program, arguments: argparse.Namespace) -> tuple[Run, Any]:
 
 
 def _load(program: Program) -> Task:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what fails raises an exception, too
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
     with _without_greetings():
         task = program.load_task()

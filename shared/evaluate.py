@@ -15,8 +15,11 @@ log = logging.getLogger(__name__)
 def restore(task, run, config) -> Context:
     """The run's features and its model with the best weights."""
     import keras
+    import tensorflow as tf
 
     keras.config.set_dtype_policy(config.training.precision)
+    if config.training.deterministic:
+        tf.config.experimental.enable_op_determinism()  # whose kernels round as those of the training did
     if not run.features.exists():
         raise UserError(f"{run.directory}: holds no features, so it was never trained; train it first")
     features = task.load_features(config, run.features)

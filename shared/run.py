@@ -58,8 +58,7 @@ class Run:
                 run._refuse_other(config)
             else:
                 write_atomically(run.config, to_yaml(config))
-            before = run.command.read_text(encoding="utf-8") if run.command.exists() else ""
-            write_atomically(run.command, f"{before}{shlex.join(command)}\n")
+            append_line(run.command, shlex.join(command))
         return run
 
     @classmethod
@@ -150,13 +149,15 @@ class Run:
     def logged(self) -> Iterator[None]:
         """Copies what is logged meanwhile to the end of `train.log`."""
         handler = logging.FileHandler(self.log, encoding="utf-8")
+        handler.handleError = lambda record: None  # a full disk is reported by what needs it, not by the log
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(handler)
         try:
             yield
         finally:
             logging.getLogger().removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):
+                handler.close()
 
     def merge_scores(self, split: str, scores: Mapping[str, Any]) -> None:
         """Replaces the scores of one split and leaves those of the others."""
@@ -230,6 +231,12 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Replaces a file as a whole; text is written as UTF-8. Raises RunError and leaves the old one if it cannot."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a small text file, which is never left with half of it; RunError as `write_atomically` does."""
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    write_atomically(path, f"{before}{line}\n")
 
 
 def write_picture(path: str | Path, picture: "np.ndarray") -> None:

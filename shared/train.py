@@ -27,9 +27,10 @@ def train(task, config, run) -> None:
 
     Raises RunError when it was stopped or the loss is no number; the run can then be resumed.
     """
-    prepare_process(config.training)
     corpus = task.prepare(config)
     features = fitted_features(task, config, run, corpus)
+    # Only now, since building a corpus draws random numbers, and finding it built does not.
+    prepare_process(config.training)
     model = task.build_model(config, features)
     round_steps = config.training.round_steps or task.steps_per_pass(config, corpus, features)
     total_steps = round_steps * config.training.rounds

@@ -1,6 +1,7 @@
 """Batches are a pure function of seed and step: every example once a pass, wherever one starts; little padding."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def _global_seed():
 
 
 def examples(read=lambda number: number):
-    """Examples that say who they are: number i (from 1) is a row of LENGTHS[i - 1] times i, and half as many behind it."""
+    """Examples that say who they are: number i, from 1, is a row of LENGTHS[i - 1] times i, and one half as long."""
 
     def rows(number):
         number = read(number)
@@ -79,7 +80,7 @@ def test_pad_fills_with_zeros_on_the_right():
 def test_every_example_occurs_once_a_pass():
     for number in range(3):
         batches = one_pass(three_passes(), number)
-        assert sorted(sum(numbers(batches), [])) == list(range(1, SIZE + 1))
+        assert sorted(itertools.chain(*numbers(batches))) == list(range(1, SIZE + 1))
         assert sorted(len(batch["long"]) for batch in batches) == [SIZE % BATCH, *[BATCH] * (STEPS - 1)]
 
 

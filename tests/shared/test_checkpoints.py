@@ -1,4 +1,4 @@
-"""What was saved comes back bit for bit, and the training behind it goes the same way; damage costs a round, not a run."""
+"""What was saved comes back bit for bit, and training goes on the same way; damage costs a round, not a run."""
 
 import dataclasses
 import json
@@ -164,8 +164,9 @@ def test_a_round_killed_between_its_two_files_does_not_count(saved, trained, fre
     for number in (3, 2):  # a new round, and one that is written over
         with pytest.raises(KeyboardInterrupt):
             save_round(directory, train(trained, 1), Progress(round=number))
-            assert restore_round(directory, fresh).round == (2 if number == 3 else 1)
-        assert_equal(state_of(fresh), states[1 if number == 3 else 0])
+        good = 2 if number == 3 else 1
+        assert restore_round(directory, fresh).round == good
+        assert_equal(state_of(fresh), states[good - 1])
 
 
 def test_when_all_are_damaged_nothing_is_guessed(saved, fresh):

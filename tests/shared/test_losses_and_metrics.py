@@ -1,4 +1,4 @@
-"""The loss is the mean over real tokens, smoothed as Keras smooths dense targets; tokens are counted by their weights."""
+"""The loss is the mean over real tokens, smoothed as Keras smooths dense targets; weights count the tokens."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""The optimiser does what Keras' own does, follows its schedule over the whole training, and knows the last gradient's norm."""
+"""The optimiser does what Keras' own does, follows its schedule to the end, and knows the last gradient's norm."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The recurrent core: its cells are their equations written out in NumPy, and padding, windows and steps change nothing."""
+"""The recurrent core: cells are their equations written out in NumPy; padding, windows and steps change nothing."""
 
 import functools
 
@@ -259,7 +259,7 @@ def test_saved_weights_reload_equal(cell, tmp_path):
 
 
 def scores(kind, queries, memory, weights):
-    """The formulas at the head of attention.py; weights: W, U and its bias, and for additive attention v, in any order."""
+    """The formulas at the head of attention.py; weights: W, U and, where it has them, v and the bias of U."""
     vector = [weight for weight in weights if weight.shape == (3,)]
     W, U = (weight for weight in weights if weight.ndim == 2)
     queries, keys = queries @ W, memory @ U + vector[-1]
