@@ -260,12 +260,12 @@ def test_saved_weights_reload_equal(cell, tmp_path):
 
 def scores(kind, queries, memory, weights):
     """The formulas at the head of attention.py; weights: W, U and, where it has them, v and the bias of U."""
-    vector = [weight for weight in weights if weight.shape == (3,)]
     W, U = (weight for weight in weights if weight.ndim == 2)
-    queries, keys = queries @ W, memory @ U + vector[-1]
-    if kind == "dot":
-        return np.einsum("btu,bpu->btp", queries, keys) / np.sqrt(3)
-    return np.tanh(queries[:, :, None] + keys[:, None]) @ vector[0]
+    vectors = [weight for weight in weights if weight.ndim == 1]
+    if kind == "dot":  # with a bias or without, which adds the same to all scores of a query
+        return np.einsum("btu,bpu->btp", queries @ W, memory @ U + sum(vectors)) / np.sqrt(3)
+    v, b = vectors
+    return np.tanh((queries @ W)[:, :, None] + (memory @ U + b)[:, None]) @ v
 
 
 def look_up(kind, queries, memory, mask, weights):

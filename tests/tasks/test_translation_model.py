@@ -119,6 +119,19 @@ def test_every_word_of_the_source_matters(options):
     assert np.all(np.abs(found[:5] - found[5]).max(axis=(1, 2)) > 1e-5)
 
 
+@pytest.mark.parametrize("options", [VARIANTS["lstm"], VARIANTS["gru"]], ids=["lstm", "gru"])
+def test_the_decoder_starts_where_both_directions_ended(options):
+    model = make(**options)
+    memory, mask, state = model.encode(SOURCE)
+    np.testing.assert_array_equal(mask, SOURCE != 0)
+    memory, last = memory.numpy(), np.sum(SOURCE != 0, axis=1) - 1
+    ends = np.concatenate([memory[np.arange(3), last, :3], memory[:, 0, 3:]], axis=-1)
+    for layer, bridge in zip(state, model.bridge, strict=True):
+        kernel, bias = bridge[0].get_weights()
+        np.testing.assert_allclose(layer[0], np.tanh(ends @ kernel + bias), atol=1e-6)
+        assert len(layer) == len(bridge) == (2 if options["cell"] == "lstm" else 1)
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_only_attention_looks_into_the_memory(attention):
     model = make(cell="lstm", attention=attention)
