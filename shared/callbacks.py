@@ -13,6 +13,7 @@ import keras
 from shared import checkpoints, tensorboard
 from shared.config import RunError
 from shared.run import append_line, write_picture
+from shared.task import rank
 
 log = logging.getLogger(__name__)
 
@@ -121,9 +122,9 @@ class EndOfRound(keras.callbacks.Callback):
         return predictions, scores
 
     def _keep_if_best(self, values):
-        progress, score = self.progress, values[f"valid_{self.task.monitor}"]
-        if progress.best_score is None or better(self.task.monitor, score, progress.best_score):
-            progress.best_score, progress.best_round, progress.plateau_round = score, progress.round, progress.round
+        progress, found = self.progress, rank(self.task.monitor, values)
+        if progress.best is None or found > progress.best:
+            progress.best, progress.best_round, progress.plateau_round = found, progress.round, progress.round
             checkpoints.save_best(self.run.checkpoints, self.model, progress)
 
     def _follow_plateau(self, optimizer):
@@ -148,11 +149,6 @@ class EndOfRound(keras.callbacks.Callback):
         scores = ", ".join(f"{name[6:]} {value:.4g}" for name, value in values.items() if name.startswith("valid_"))
         speed = f"{values['tokens_per_second']:,.0f} tokens/s"
         return f"round {done}/{rounds}: loss {values['loss']:.3f}, validation {scores}, {speed}, {left:.0f} min left"
-
-
-def better(monitor: str, score: float, than: float) -> bool:
-    """Whether a score is an improvement: perplexity falls, everything else rises."""
-    return score < than if monitor == "perplexity" else score > than
 
 
 def last_saved(run, progress) -> str:

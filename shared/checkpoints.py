@@ -30,7 +30,7 @@ class Progress:
     """What a training knows about itself between two rounds, beside weights, optimiser and random states."""
 
     round: int = 0  # rounds done; with the seed it is also the position in the data
-    best_score: float | None = None
+    best: list[float] | None = None  # how the best round ranks, see task.rank
     best_round: int = 0
     plateau_round: int = 0  # the last round in which the score was better, or the learning rate was lowered
 

@@ -14,14 +14,12 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shared import page
 from shared.config import UserError, differences, flatten, missing_path, one_line, to_yaml
 from shared.run import Run, write_atomically
-
-if TYPE_CHECKING:
-    from shared.task import Task
+from shared.task import Task, rank
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +30,7 @@ FIRST_CURVES = ("loss", "valid_loss", "valid_perplexity")
 NOT_CURVES = ("round", "step", "seconds")
 
 
-def write(task: "Task", run: Run, config: Any) -> Path:
+def write(task: Task, run: Run, config: Any) -> Path:
     """Writes `run.report` from whatever the run holds so far and returns its path; RunError if the disk refuses."""
     rounds = read_rounds(run)
     best = _best_round(rounds, task.monitor)
@@ -277,13 +275,13 @@ def _minutes(rounds: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _best_round(rounds: Sequence[Mapping[str, Any]], monitor: str) -> int | None:
-    """The first round with the best monitored score: the lowest perplexity, the highest of anything else."""
-    sign = -1 if monitor == "perplexity" else 1
-    values = {row["round"]: row.get(f"valid_{monitor}") for row in rounds}
-    values = {
-        number: sign * value for number, value in values.items() if page.is_number(value) and math.isfinite(value)
-    }
-    return max(values, key=values.get, default=None)
+    """The round whose weights are the best ones: the first of the highest rank."""
+    ranks = {}
+    for row in rounds:
+        scores = {name: row[name] for name in (f"valid_{monitor}", "valid_perplexity") if page.is_number(row.get(name))}
+        if f"valid_{monitor}" in scores and all(map(math.isfinite, scores.values())):
+            ranks[row["round"]] = rank(monitor, scores)
+    return max(ranks, key=ranks.get, default=None)
 
 
 def _name(run: Run) -> str:

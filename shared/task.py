@@ -52,7 +52,7 @@ class Task:
     name: str
     """The task's folder under tasks/, configs/ and runs/."""
     monitor: str
-    """The validation score that chooses the best checkpoint: higher is better, except "perplexity"."""
+    """The validation score that chooses the best checkpoint: higher is better, except "perplexity"; see `rank`."""
     prepare: Callable[[Any], Corpus]
     """config -> corpus; builds it once and finds it again; UserError for what the user's files lack."""
     fit_features: Callable[[Any, Corpus], Any]
@@ -78,3 +78,12 @@ class Task:
     """(context, arguments) -> results on stdout, one line per input."""
     verbs: Mapping[str, Callable[[Context, argparse.Namespace], None]] = field(default_factory=dict)
     """The task's own verbs, called as `predict` is."""
+
+
+def rank(monitor: str, values: Mapping[str, float]) -> list[float]:
+    """What compares rounds by their validation scores, greater being better.
+
+    The monitored score comes first, then the perplexity, which tells apart rounds of equal score.
+    """
+    found = [] if monitor == "perplexity" else [values[f"valid_{monitor}"]]
+    return [*found, -values["valid_perplexity"]] if "valid_perplexity" in values else found

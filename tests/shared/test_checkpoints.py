@@ -108,7 +108,7 @@ def saved(trained, tmp_path):
     """A folder with two rounds, which differ, and the states of both."""
     states = []
     for number in (1, 2):
-        save_round(tmp_path, train(trained, 1), Progress(round=number, best_score=10.5 * number, best_round=number))
+        save_round(tmp_path, train(trained, 1), Progress(round=number, best=[10.5 * number], best_round=number))
         states.append(state_of(trained))
     assert np.any(states[0][0] != states[1][0])
     return tmp_path, states
@@ -135,7 +135,7 @@ def test_without_a_checkpoint_training_starts_afresh(tmp_path):
 def test_progress_comes_back_whole(saved, fresh):
     directory, _ = saved
     for value in (None, 0.1 + 0.2, 1e300):
-        progress = Progress(**{field.name: 3 for field in dataclasses.fields(Progress)} | {"best_score": value})
+        progress = Progress(**{field.name: 3 for field in dataclasses.fields(Progress)} | {"best": value})
         save_round(directory, fresh, progress)
         assert restore_round(directory, fresh) == progress
 
@@ -192,8 +192,8 @@ def test_the_last_two_rounds_are_kept(saved, trained):
 def test_best_are_the_weights_that_were_best(saved, trained, fresh):
     directory, _ = saved
     best = [weight.numpy() for weight in trained.weights]
-    save_best(directory, trained, Progress(round=2, best_score=21.0, best_round=2))
-    save_round(directory, train(trained, 1), Progress(round=3, best_score=21.0, best_round=2))
+    save_best(directory, trained, Progress(round=2, best=[21.0], best_round=2))
+    save_round(directory, train(trained, 1), Progress(round=3, best=[21.0], best_round=2))
     assert restore_best(directory, fresh) == Progress(2, 21.0, 2)
     assert_equal([weight.numpy() for weight in fresh.weights], best)
 

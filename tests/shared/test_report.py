@@ -196,6 +196,14 @@ def test_best_round_is_the_first_with_the_best_score(run, monitor, scores, best)
     assert re.search(r"best valid \w+ after round (\d)", page.text).group(1) == str(best)
 
 
+def test_among_equal_scores_the_lower_perplexity_is_best(run):
+    rows = [(100.0, 1.2), (100.0, 1.1), (90.0, 1.0)]
+    lines = [{"round": i, "valid_bleu": bleu, "valid_perplexity": nats} for i, (bleu, nats) in enumerate(rows, 1)]
+    write_lines(run.metrics, lines)
+    page = written(run, SimpleNamespace(name="t", monitor="bleu"))
+    assert "after round 2" in page.text
+
+
 @pytest.mark.parametrize("values", [[0.0], [1e-3, 1e9], [float("nan")] * 2, [-1.0, 1.0, float("inf")], [5.0] * 500])
 def test_any_numbers_make_a_curve(run, values):
     write_lines(run.metrics, [{"round": number, "loss": value} for number, value in enumerate(values, 1)])

@@ -1,0 +1,138 @@
+"""A training that is killed and started again ends as the one that was left alone: same weights, same metrics."""
+
+import json
+import random
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.commands import finish, pairs_words, start, write_pairs
+
+ROUNDS = 6
+WORDS = [
+    *(f"training.rounds={ROUNDS}", "training.round_steps=5", "training.learning_rate=0.02"),
+    *("training.label_smoothing=0.1", "training.average=0.9", "model.dropout_embedding=0.3"),
+    *("model.dropout_memory=0.3", "model.dropout_output=0.3", "model.dropout_layers=0.3"),
+]
+COSINE = ["training.warmup_steps=7"]
+PLATEAU = ["training.schedule=plateau", "training.plateau_patience=1", "training.patience=3"]
+ACCUMULATED = ["training.accumulate_steps=2", "training.warmup_steps=4"]
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """(run directory, overrides) -> the words of its command."""
+    folder = tmp_path_factory.mktemp("resume")
+    corpus = pairs_words(write_pairs(folder / "pairs"))
+    config = folder / "killed.yaml"
+    config.write_text("# what is killed\n")
+    return lambda directory, words: ["train", "--config", config, "--run", directory, *corpus, *WORDS, *words]
+
+
+def rounds_done(directory):
+    try:
+        return (directory / "metrics.jsonl").read_text().count("\n")
+    except FileNotFoundError:
+        return 0
+
+
+def last_rounds(directory):
+    """Round -> its last line of metrics without what depends on the clock."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    clock = ("seconds", "tokens_per_second")
+    return {line["round"]: {name: line[name] for name in line if name not in clock} for line in lines}
+
+
+def arrays(path):
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, node: found.update({name: node[()]}) if isinstance(node, h5py.Dataset) else None)
+    return found
+
+
+def assert_equal_runs(directory, other):
+    assert last_rounds(directory) == last_rounds(other)
+    names = sorted(path.name for path in (directory / "checkpoints").iterdir())
+    assert names == sorted(path.name for path in (other / "checkpoints").iterdir())
+    assert len(names) == 6 and "best.weights.h5" in names
+    for name in names:
+        first, second = directory / "checkpoints" / name, other / "checkpoints" / name
+        if name.endswith(".json"):
+            states = [json.loads(path.read_text()) for path in (first, second)]
+            assert states[0]["progress"] == states[1]["progress"] and states[0]["random"] == states[1]["random"]
+            assert len(states[0]["random"]) >= 4  # one for each dropout
+            continue
+        mine, theirs = arrays(first), arrays(second)
+        assert mine.keys() == theirs.keys() and any(name.startswith("optimizer") for name in mine)
+        assert [name for name in mine if not np.array_equal(mine[name], theirs[name])] == []
+    for name in ("predictions/test.jsonl", "scores.json"):
+        assert (directory / name).read_bytes() == (other / name).read_bytes()
+
+
+def kill_at(words, moment):
+    """Starts a training and kills it once `moment()` has come; False if it ended before."""
+    training = start("translation", *words)
+    training.wait_until(moment)
+    training.process.kill()
+    done = training.finish()
+    assert done.code in (-9, 0), done
+    return done.code == -9
+
+
+def after(directory, rounds, seconds=0.0):
+    """The moment some seconds after a round that the run has not done yet (round 0: its log) was noted."""
+    rounds = max(rounds, rounds_done(directory) + 1) if rounds else 0
+    reached = []
+
+    def moment():
+        if not reached and rounds_done(directory) >= rounds and (directory / "train.log").exists():
+            reached.append(time.monotonic())
+        return bool(reached) and time.monotonic() >= reached[0] + seconds
+
+    return moment
+
+
+def writing(directory):
+    """The moment in which a checkpoint is half written."""
+    return lambda: next((directory / "checkpoints").glob(".*.h5"), None) is not None
+
+
+def test_five_kills_change_nothing(train, tmp_path):
+    seed = random.randrange(10**6)
+    print(f"moments drawn with seed {seed}")  # shown when the test fails
+    draw = random.Random(seed)
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    started = time.monotonic()
+    assert finish("translation", *train(alone, COSINE)).code == 0
+    whole = time.monotonic() - started
+    pace = min(json.loads(line)["seconds"] for line in (alone / "metrics.jsonl").read_text().splitlines())
+    moments = [
+        lambda: after(killed, 0, draw.uniform(0.1, 0.6) * whole),  # while it loads, or in its first rounds
+        lambda: writing(killed),
+        lambda: after(killed, 2, draw.uniform(0, 2) * pace),
+        lambda: after(killed, 4, draw.uniform(0, 2) * pace),
+        lambda: after(killed, ROUNDS, draw.uniform(0, 0.2) * whole),  # in the last round, the evaluation or the report
+    ]
+    words = train(killed, COSINE)
+    hits = [kill_at(words, moment()) for moment in moments]
+    print(f"killed: {hits}")
+    assert sum(hits) >= 4
+    done = finish("translation", *words)
+    assert done.code == 0 and "resuming after round" in done.err
+    assert_equal_runs(alone, killed)
+    assert list(killed.rglob(".*.h5")) == []
+
+
+@pytest.mark.parametrize("words", [PLATEAU, ACCUMULATED], ids=["plateau", "accumulated"])
+def test_kills_change_no_other_state(train, tmp_path, words):
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    assert finish("translation", *train(alone, words)).code == 0
+    for rounds in (1, 3):
+        assert kill_at(train(killed, words), after(killed, rounds))
+    assert finish("translation", *train(killed, words)).code == 0
+    assert_equal_runs(alone, killed)
+    if words is PLATEAU:
+        rates = [line["learning_rate"] for line in last_rounds(killed).values()]
+        assert len(set(rates)) > 1  # it was lowered, or the test shows nothing
