@@ -63,15 +63,12 @@ class EndOfRound(keras.callbacks.Callback):
 
     def __init__(self, task, config, run, features, corpus, progress, round_steps):
         super().__init__()
+        self.events = tensorboard.EventWriter(run.tensorboard)
+        self.events.hyperparameters(config)
         # Greedy search, whatever the configuration's: it is several times faster and ranks rounds as well.
         greedy = dataclasses.replace(config.decoding, method="greedy")
         self.task, self.config, self.run = task, dataclasses.replace(config, decoding=greedy), run
         self.features, self.corpus, self.progress, self.round_steps = features, corpus, progress, round_steps
-        self.events = tensorboard.EventWriter(run.tensorboard)
-
-    def on_train_begin(self, logs=None):
-        """Logs the configuration."""
-        self.events.hyperparameters(self.config)
 
     def on_train_end(self, logs=None):
         """Puts the embeddings, as the last round left them, into the projector."""
