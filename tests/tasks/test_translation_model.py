@@ -28,7 +28,7 @@ VARIANTS = {
 variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 
 
-def untrained(seed=0, joint=True, **options):
+def untrained(seed=3, joint=True, **options):
     keras.utils.set_random_seed(seed)
     model = Translator(ModelConfig(**SMALL, **options), IDS if joint else IDS + 4, IDS, joint)
     model.build()
