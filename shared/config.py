@@ -46,7 +46,7 @@ class TrainingConfig:
     optimizer: str = "adam"  # adam | adamw | sgd | rmsprop
     learning_rate: float = 1e-3
     schedule: str = "cosine"  # constant | cosine | plateau
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # batches over which the rate rises from 0; not with plateau
     final_learning_rate: float = 0.0
     plateau_factor: float = 0.5
     plateau_patience: int = 2
@@ -74,6 +74,11 @@ class TrainingConfig:
             raise UserError(
                 f"training.final_learning_rate: {self.final_learning_rate} is above "
                 f"training.learning_rate={self.learning_rate}; choose at most that"
+            )
+        if self.schedule == "plateau" and self.warmup_steps:
+            raise UserError(
+                f"training.warmup_steps: {self.warmup_steps} cannot be combined with training.schedule=plateau, which "
+                "starts at training.learning_rate; choose 0"
             )
         steps = self.rounds * self.round_steps
         if 0 < steps <= self.warmup_steps:

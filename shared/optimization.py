@@ -4,6 +4,7 @@ The one thing added is that it remembers the norm of the last gradient, which is
 """
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 OPTIMIZERS = {
@@ -20,10 +21,10 @@ def build_optimizer(config, total_steps: int) -> keras.optimizers.Optimizer:
     `gradient_norm`, a variable of the result, holds the global norm of the last gradient before it was clipped (of the
     mean over `accumulate_steps` batches where gradients are accumulated).
     """
-    updates = max(total_steps // config.accumulate_steps, 1)
     return _with_gradient_norm(OPTIMIZERS[config.optimizer])(
-        learning_rate=learning_rate(config, updates),
-        weight_decay=config.weight_decay or None,
+        learning_rate=learning_rate(config, total_steps),
+        # AdamW insists on a number.
+        weight_decay=config.weight_decay or (0.0 if config.optimizer == "adamw" else None),
         global_clipnorm=config.clip_norm or None,
         use_ema=config.average > 0,
         ema_momentum=config.average or 0.99,
@@ -31,8 +32,10 @@ def build_optimizer(config, total_steps: int) -> keras.optimizers.Optimizer:
     )
 
 
-def learning_rate(config, updates: int):
-    """The learning rate over `updates` updates: a number where it is constant or follows a plateau, else a schedule.
+def learning_rate(config, total_steps: int):
+    """The learning rate over `total_steps` batches: a number where constant or following a plateau, else a schedule.
+
+    Keras asks a schedule for the rate of a batch, not of an update, also where gradients are accumulated.
 
     cosine: linear warm-up, then half a cosine down to final_learning_rate (Loshchilov & Hutter 2017, without restarts).
     constant: linear warm-up, then constant. plateau: the callback that watches the score lowers it.
@@ -40,7 +43,7 @@ def learning_rate(config, updates: int):
     if config.schedule == "cosine":
         return keras.optimizers.schedules.CosineDecay(
             0.0 if config.warmup_steps else config.learning_rate,
-            decay_steps=max(updates - config.warmup_steps, 1),
+            decay_steps=max(total_steps - config.warmup_steps, 1),
             alpha=config.final_learning_rate / config.learning_rate,
             warmup_target=config.learning_rate if config.warmup_steps else None,
             warmup_steps=config.warmup_steps,
@@ -61,9 +64,8 @@ def _with_gradient_norm(optimizer_class):
             self.gradient_norm = self.add_variable((), initializer="zeros", dtype="float32", name="gradient_norm")
 
         def _clip_gradients(self, gradients):
-            gradients = [
-                ops.convert_to_tensor(gradient) for gradient in gradients
-            ]  # an embedding's may be indexed slices
+            # An embedding's are indexed slices, several for an id that occurs several times: add them up first.
+            gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
             norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in gradients))
             self.gradient_norm.assign(norm)
             if not self.global_clipnorm:

@@ -21,7 +21,7 @@ class Attention(layers.Layer):
         self.kind = kind
         self.units = units
         self.query_projection = layers.Dense(units, use_bias=False, name="query")
-        self.key_projection = layers.Dense(units, name="key")
+        self.key_projection = layers.Dense(units, use_bias=kind == "additive", name="key")
 
     def build(self, queries_shape, memory_shape):
         """Creates the weights for queries (..., query size) and a memory (..., memory size)."""

@@ -66,7 +66,9 @@ class Translator(keras.Model):
         self.decoder.build(embedded, memory)
         for dense in (dense for layer in self.bridge for dense in layer):
             dense.build((None, self.encoder.output_units))
-        self.output_bias = self.add_weight(shape=(self.target_size,), initializer="zeros", name="output_bias")
+        self.output_bias = self.add_weight(
+            shape=(self.target_size,), initializer="zeros", autocast=False, name="output_bias"
+        )
         self.built = True
 
     def encode(self, source, training=None):
@@ -124,8 +126,8 @@ class Translator(keras.Model):
         state = {"recurrent": recurrent}
         if keys is not None:
             state["attention"] = ops.zeros(ops.shape(mask), "float32")
-        memory, mask, keys = keras.tree.map_structure(
-            lambda tensor: ops.repeat(tensor, copies, axis=0), (memory, mask, keys)
+        memory, mask, keys = (
+            None if tensor is None else ops.repeat(tensor, copies, axis=0) for tensor in (memory, mask, keys)
         )
 
         def step(tokens, state):
