@@ -131,5 +131,5 @@ def pairs_words(folder: Path) -> list[str]:
         *("data.corpus=files", f"data.dir={folder}", f"data.cache={folder.parent / 'cache'}", "data.source=x"),
         *("data.target=y", "vocabulary.unit=word", "model.embedding_units=8", "model.encoder_units=8"),
         *("model.decoder_units=8", "model.attention_units=8", "data.batch_size=8", "training.sample_examples=1"),
-        "decoding.beam_size=2",
+        "decoding.method=greedy",
     ]

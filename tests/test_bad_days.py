@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 
 import pytest
 
@@ -249,7 +248,7 @@ def test_a_run_without_checkpoint_says_so(run):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_stopped_training_says_how_to_resume_and_does(train_words, tmp_path, number):
     run = tmp_path / "a run"
-    training = start("translation", *train_words(run, "training.rounds=12"))
+    training = start("translation", *train_words(run, "training.rounds=6"))
     assert training.wait_until(lambda: trained_rounds(run) >= 2)
     before = trained_rounds(run)
     os.kill(training.process.pid, number)
@@ -259,7 +258,7 @@ def test_a_stopped_training_says_how_to_resume_and_does(train_words, tmp_path, n
     command = shlex.split(done.last_error().partition("resume with: ")[2])
     assert command[:3] == ["python", "-m", "tasks.translation"]
     done = finish("translation", *command[3:])
-    assert done.code == 0 and "resuming after round " in done.err and trained_rounds(run) == 12
+    assert done.code == 0 and "resuming after round " in done.err and trained_rounds(run) == 6
 
 
 def test_a_second_training_in_the_same_folder_is_refused(train_words, tmp_path):
@@ -324,7 +323,7 @@ def disk(tmp_path):
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(train_words, disk):
     path, fill, free = disk
-    words = train_words(path / "run", "training.rounds=8")
+    words = train_words(path / "run", "training.rounds=5")
     training = start("translation", *words)
     assert training.wait_until(lambda: trained_rounds(path / "run") >= 2)
     fill(training.process.pid)
@@ -335,7 +334,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(train_words, disk):
     done = finish("translation", *words)
     assert done.code == 0 and "resuming after round " in done.err, done
     rounds = [json.loads(line)["round"] for line in (path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert sorted(set(rounds)) == list(range(1, 9))
+    assert sorted(set(rounds)) == list(range(1, 6))
 
 
 def test_a_folder_that_cannot_be_written_is_named(at_once, train_words, tmp_path):
@@ -344,11 +343,11 @@ def test_a_folder_that_cannot_be_written_is_named(at_once, train_words, tmp_path
     assert done.code == 2 and f"{tmp_path / 'file' / 'run'}: cannot hold a run" in done.one_error()
 
 
-def test_an_interrupt_before_the_first_step_is_one_line(train_words, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_before_the_first_step_is_one_line(train_words, tmp_path, number):
     training = start("translation", *train_words(tmp_path / "run"))
     assert training.wait_until((tmp_path / "run" / "train.log").exists)
-    os.kill(training.process.pid, signal.SIGINT)
+    os.kill(training.process.pid, number)
     done = training.finish()
-    assert done.code == 1 and done.out == "" and "Traceback" not in done.err
-    assert done.err.splitlines()[-1].startswith("interrupted") or "stopped by SIGINT" in done.last_error()
-    assert sys.platform != "linux" or not done.err.count("Exception ignored")
+    assert done.code == 1 and done.out == "" and "Traceback" not in done.err, done
+    assert done.err.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
