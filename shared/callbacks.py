@@ -65,7 +65,7 @@ class EndOfRound(keras.callbacks.Callback):
         super().__init__()
         self.events = tensorboard.EventWriter(run.tensorboard)
         self.events.hyperparameters(config)
-        # Greedy search, whatever the configuration's: it is several times faster and ranks rounds as well.
+        # Greedy search, whatever the configuration's: it takes about half the time of a beam of 5.
         greedy = dataclasses.replace(config.decoding, method="greedy")
         self.task, self.config, self.run = task, dataclasses.replace(config, decoding=greedy), run
         self.features, self.corpus, self.progress, self.round_steps = features, corpus, progress, round_steps

@@ -19,37 +19,37 @@ from keras import ops
 from shared.recurrent import bptt
 
 
+class OwnLoop:
+    """What our layers put before Keras' `inner_loop`."""
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        """As Keras', see the module."""
+        if kernel_of(self, mask) != "bptt":
+            return super().inner_loop(sequences, initial_state, mask, training=training)
+        return _inner_loop(self, self.equations(), sequences, initial_state, mask, training)
+
+
 @keras.saving.register_keras_serializable("unroll")
-class SimpleRNN(keras.layers.SimpleRNN):
+class SimpleRNN(OwnLoop, keras.layers.SimpleRNN):
     """`keras.layers.SimpleRNN`, tanh or ReLU."""
 
-    def inner_loop(self, sequences, initial_state, mask, training=False):
-        """As Keras', see the module."""
-        if kernel_of(self, mask) != "bptt":
-            return super().inner_loop(sequences, initial_state, mask, training=training)
-        return _inner_loop(self, bptt.Simple(self.cell.activation.__name__), sequences, initial_state, mask, training)
+    def equations(self):
+        """The cell for `bptt.unroll`."""
+        return bptt.Simple(self.cell.activation.__name__)
 
 
 @keras.saving.register_keras_serializable("unroll")
-class LSTM(keras.layers.LSTM):
+class LSTM(OwnLoop, keras.layers.LSTM):
     """`keras.layers.LSTM`."""
 
-    def inner_loop(self, sequences, initial_state, mask, training=False):
-        """As Keras', see the module."""
-        if kernel_of(self, mask) != "bptt":
-            return super().inner_loop(sequences, initial_state, mask, training=training)
-        return _inner_loop(self, bptt.LSTM, sequences, initial_state, mask, training)
+    equations = bptt.LSTM
 
 
 @keras.saving.register_keras_serializable("unroll")
-class GRU(keras.layers.GRU):
+class GRU(OwnLoop, keras.layers.GRU):
     """`keras.layers.GRU`."""
 
-    def inner_loop(self, sequences, initial_state, mask, training=False):
-        """As Keras', see the module."""
-        if kernel_of(self, mask) != "bptt":
-            return super().inner_loop(sequences, initial_state, mask, training=training)
-        return _inner_loop(self, bptt.GRU, sequences, initial_state, mask, training)
+    equations = bptt.GRU
 
 
 CELLS = {"simple": SimpleRNN, "lstm": LSTM, "gru": GRU}
