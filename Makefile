@@ -2,6 +2,7 @@
 
 # Name in targets -> folder under tasks/ and configs/; a new task is one more line.
 folder-translate := translation
+folder-lm := language_model
 
 TASKS := $(patsubst folder-%,%,$(filter folder-%,$(.VARIABLES)))
 PYTHON ?= python3

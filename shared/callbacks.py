@@ -69,6 +69,7 @@ class EndOfRound(keras.callbacks.Callback):
         greedy = dataclasses.replace(config.decoding, method="greedy")
         self.task, self.config, self.run = task, dataclasses.replace(config, decoding=greedy), run
         self.features, self.corpus, self.progress, self.round_steps = features, corpus, progress, round_steps
+        self.monitor = task.monitor(config)
 
     def on_train_end(self, logs=None):
         """Puts the embeddings, as the last round left them, into the projector."""
@@ -107,7 +108,7 @@ class EndOfRound(keras.callbacks.Callback):
         log.info(self._line(values))
         patience = self.config.training.patience
         if patience and progress.round - progress.best_round >= patience:
-            log.info("no better %s for %d rounds: training ends", self.task.monitor, patience)
+            log.info("no better %s for %d rounds: training ends", self.monitor, patience)
             self.model.stop_training = True
 
     def _validate(self):
@@ -119,7 +120,7 @@ class EndOfRound(keras.callbacks.Callback):
         return predictions, scores
 
     def _keep_if_best(self, values):
-        progress, found = self.progress, rank(self.task.monitor, values)
+        progress, found = self.progress, rank(self.monitor, values)
         if progress.best is None or found > progress.best:
             progress.best, progress.best_round, progress.plateau_round = found, progress.round, progress.round
             checkpoints.save_best(self.run.checkpoints, self.model, progress)
@@ -129,7 +130,7 @@ class EndOfRound(keras.callbacks.Callback):
         if training.schedule == "plateau" and progress.round - progress.plateau_round >= training.plateau_patience:
             optimizer.learning_rate = float(optimizer.learning_rate) * training.plateau_factor
             progress.plateau_round = progress.round
-            log.info("no better %s: learning rate lowered to %.3g", self.task.monitor, float(optimizer.learning_rate))
+            log.info("no better %s: learning rate lowered to %.3g", self.monitor, float(optimizer.learning_rate))
 
     def _show(self, step, values, predictions):
         shown = predictions[: self.config.training.sample_examples]

@@ -99,7 +99,7 @@ class DecodingConfig:
     no_repeat_ngram: int = 0  # no n-gram of this order twice in one output; 0: off
     max_length_ratio: float = 2.0  # longest output = ratio * source length + extra
     max_length_extra: int = 10
-    temperature: float = 1.0
+    temperature: float = 1.0  # 0: greedy
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
     min_p: float = 0.0  # 0: off
@@ -112,8 +112,8 @@ class DecodingConfig:
         check_choices("decoding", self, method=("greedy", "beam", "sample"))
         check_bounds("decoding", self, low=1, names=("beam_size", "batch_size", "max_length_extra"))
         at_least_zero = ("length_penalty", "coverage_penalty", "no_repeat_ngram", "max_length_ratio", "top_k", "seed")
+        at_least_zero += ("temperature",)
         check_bounds("decoding", self, low=0, names=at_least_zero)
-        check_bounds("decoding", self, above=0, names=("temperature",))
         check_bounds("decoding", self, above=0, high=1, names=("top_p",))
         check_bounds("decoding", self, low=0, below=1, names=("min_p",))
 

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 
-class TokenCrossEntropy(keras.losses.Loss):
-    """Cross-entropy of the right ids, averaged over the tokens with weight, optionally with label smoothing.
+def token_cross_entropy(targets, logits, label_smoothing=0.0):
+    """Cross-entropy of every token in nats, optionally with label smoothing.
 
     With smoothing e the target distribution is (1 - e) on the right id plus e spread evenly over all ids (Szegedy et
     al. 2016, section 7). Keras has this for dense targets only; here it is two more terms,
@@ -15,7 +15,22 @@ class TokenCrossEntropy(keras.losses.Loss):
     which spares a one-hot tensor the size of the logits.
 
     Args:
+        targets: (batch, time) ids.
+        logits: (batch, time, ids).
         label_smoothing: e, in [0, 1).
+
+    Returns:
+        (batch, time).
+    """
+    losses = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
+    if label_smoothing:
+        right = ops.take_along_axis(logits, ops.expand_dims(targets, -1), axis=-1)[..., 0]
+        losses = losses + label_smoothing * (right - ops.mean(logits, axis=-1))
+    return losses
+
+
+class TokenCrossEntropy(keras.losses.Loss):
+    """`token_cross_entropy`, averaged over the tokens with weight.
 
     Called with y_true (batch, time) ids, y_pred (batch, time, ids) logits and sample_weight (batch, time), it returns a
     scalar in nats per token.
@@ -28,8 +43,4 @@ class TokenCrossEntropy(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         """Cross-entropy of every token, (batch, time)."""
-        losses = keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
-        if self.label_smoothing:
-            right = ops.take_along_axis(y_pred, ops.expand_dims(y_true, -1), axis=-1)[..., 0]
-            losses = losses + self.label_smoothing * (right - ops.mean(y_pred, axis=-1))
-        return losses
+        return token_cross_entropy(y_true, y_pred, self.label_smoothing)

@@ -33,7 +33,7 @@ NOT_CURVES = ("round", "step", "seconds")
 def write(task: Task, run: Run, config: Any) -> Path:
     """Writes `run.report` from whatever the run holds so far and returns its path; RunError if the disk refuses."""
     rounds = read_rounds(run)
-    best = _best_round(rounds, task.monitor)
+    best = _best_round(rounds, task.monitor(config))
     try:
         scores, note = run.read_scores(), "Not evaluated yet: there are no scores."
     except UserError as error:
@@ -41,7 +41,7 @@ def write(task: Task, run: Run, config: Any) -> Path:
     optimum = scores.get("valid", {}).get("optimum_perplexity")
     sections = {
         "Scores": _scores(scores) if scores else page.sentence(note),
-        "Training": _curves(rounds, task.monitor, best, optimum)
+        "Training": _curves(rounds, task.monitor(config), best, optimum)
         if rounds
         else page.sentence("No round is finished yet."),
         "Samples": _samples(run),
@@ -50,7 +50,7 @@ def write(task: Task, run: Run, config: Any) -> Path:
         "Environment": _environment(run),
         "Commands": _commands(run),
     }
-    summary = _summary(rounds, task.monitor, best)
+    summary = _summary(rounds, task.monitor(config), best)
     header = f'<header><p class="kind">{page.escape(task.name)}</p><h1>{page.escape(_name(run))}</h1>{summary}</header>'
     body = [header, *(f"<section><h2>{title}</h2>\n{content}</section>" for title, content in sections.items())]
     content = page.render(f"{task.name}: {_name(run)}", page.Markup("\n".join(body)))

@@ -29,6 +29,8 @@ class Corpus:
     """Split -> the lowest perplexity that any model can reach, where it is exactly known; else empty."""
     name: str = ""
     """What reports call the corpus."""
+    identity: str = ""
+    """Another one for every other content, and fit for a file's name: names what is derived from the corpus."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Task:
 
     name: str
     """The task's folder under tasks/, configs/ and runs/."""
-    monitor: str
-    """The validation score that chooses the best checkpoint: higher is better, except "perplexity"; see `rank`."""
+    monitor: Callable[[Any], str]
+    """config -> the validation score that chooses the best checkpoint, see `rank`."""
     prepare: Callable[[Any], Corpus]
     """config -> corpus; builds it once and finds it again; UserError for what the user's files lack."""
     fit_features: Callable[[Any, Corpus], Any]
@@ -66,6 +68,8 @@ class Task:
     """(config, corpus, features) -> batches in one pass over the training split."""
     build_model: Callable[[Any, Any], "keras.Model"]
     """(config, features) -> a built, uncompiled model with fresh weights drawn from `training.seed`."""
+    loss: Callable[[Any], "keras.losses.Loss"]
+    """config -> the loss of the model's outputs, a mean in nats."""
     decode: Callable[[Any, "keras.Model", Any, Corpus, str, int], list[dict]]
     """(config, model, features, corpus, split, limit) -> one prediction per example, in order; limit 0: all of them."""
     score: Callable[[list[dict], Any], dict[str, float | str]]
@@ -83,7 +87,8 @@ class Task:
 def rank(monitor: str, values: Mapping[str, float]) -> list[float]:
     """What compares rounds by their validation scores, greater being better.
 
-    The monitored score comes first, then the perplexity, which tells apart rounds of equal score.
+    The monitored score comes first, of which more is better unless it is a perplexity; then the perplexity, which tells
+    apart rounds of equal score.
     """
-    found = [] if monitor == "perplexity" else [values[f"valid_{monitor}"]]
-    return [*found, -values["valid_perplexity"]] if "valid_perplexity" in values else found
+    names = [name for name in (f"valid_{monitor}", "valid_perplexity") if name in values]
+    return [-values[name] if "perplexity" in name else values[name] for name in names]

@@ -5,6 +5,7 @@ round's number, so a training that was killed and started again ends with the sa
 """
 
 import logging
+import math
 import os
 import shlex
 import sys
@@ -14,7 +15,6 @@ import tensorflow as tf
 
 from shared import checkpoints
 from shared.callbacks import EndOfRound, StopCleanly
-from shared.losses import TokenCrossEntropy
 from shared.metrics import TokenCount
 from shared.optimization import build_optimizer
 from shared.recurrent import kernel_of
@@ -36,18 +36,19 @@ def train(task, config, run) -> None:
     total_steps = round_steps * config.training.rounds
     model.compile(
         optimizer=build_optimizer(config.training, total_steps),
-        loss=TokenCrossEntropy(config.training.label_smoothing),
+        loss=task.loss(config),
         weighted_metrics=[TokenCount()],
         # cuDNN's layers cannot be compiled by XLA, and other lengths would be compiled anew.
         jit_compile=False,
     )
     model.optimizer.build(model.trainable_variables)
     progress = checkpoints.restore_round(run.checkpoints, model)
-    run.write_environment(config.training.seed, recurrent_kernels(model), model.count_params())
+    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    run.write_environment(config.training.seed, recurrent_kernels(model), parameters)
     log.info(
         "%s: %s parameters, %d rounds of %d steps",
         corpus.name,
-        f"{model.count_params():,}",
+        f"{parameters:,}",
         config.training.rounds,
         round_steps,
     )

@@ -20,11 +20,15 @@ from shared import cli
 ROOT = Path(__file__).resolve().parents[1]
 
 TINY = {
+    "language_model": [
+        *("data.size=200", "data.batch_size=4", "data.window=10", "model.embedding_units=8", "model.units=8"),
+        *("training.rounds=2", "training.round_steps=4", "training.warmup_steps=2", "training.validation_examples=8"),
+    ],
     "translation": [
         *("data.size=200", "data.batch_size=16", "model.embedding_units=8", "model.encoder_units=8"),
         *("model.decoder_units=8", "model.attention_units=8", "training.rounds=2", "training.round_steps=4"),
         *("training.warmup_steps=2", "training.validation_examples=8", "decoding.beam_size=3"),
-    ]
+    ],
 }
 """Task -> what makes its quickstart a matter of seconds."""
 

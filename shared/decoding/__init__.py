@@ -5,6 +5,6 @@ size, source length and number of steps."""
 
 from shared.decoding.beam import beam_search
 from shared.decoding.protocol import VOID, Hypotheses, tile_beams
-from shared.decoding.sampling import greedy, sample
+from shared.decoding.sampling import chooser, greedy, sample
 
-__all__ = ["VOID", "Hypotheses", "beam_search", "greedy", "sample", "tile_beams"]
+__all__ = ["VOID", "Hypotheses", "beam_search", "chooser", "greedy", "sample", "tile_beams"]

@@ -26,6 +26,10 @@ class Hypotheses(NamedTuple):
     log_probs: tf.Tensor
     attention: tf.Tensor | None
 
+    def numpy(self) -> "Hypotheses":
+        """The same in NumPy's arrays."""
+        return Hypotheses(*(None if values is None else values.numpy() for values in self))
+
 
 def tile_beams(nest, beam_size):
     """Repeats each row of every tensor in a nest: (B, ...) -> (B * beam_size, ...), row b at b * beam_size + k.

@@ -18,10 +18,7 @@ def greedy(step, state, batch_size, max_lengths, max_steps, pad=0, bos=1, eos=2)
     Returns Hypotheses with K = 1, whose score is the log probability.
     """
 
-    def choose(log_probs, _):
-        return top_tokens(log_probs, 1, pad, bos)[1][:, 0]
-
-    return _generate(choose, step, state, batch_size, max_lengths, max_steps, pad, bos, eos)
+    return _generate(chooser(0, pad=pad, bos=bos), step, state, batch_size, max_lengths, max_steps, pad, bos, eos)
 
 
 def sample(
@@ -45,13 +42,22 @@ def sample(
         seeds. Everything else is as in `greedy`, which temperature 0 equals. The log probability returned is the
         model's own, before temperature and truncation. Raises ValueError for settings outside their range.
     """
+    choose = chooser(temperature, top_k, top_p, min_p, seed, pad, bos)
+    return _generate(choose, step, state, batch_size, max_lengths, max_steps, pad, bos, eos)
+
+
+def chooser(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=1, pad=0, bos=1):
+    """The function that `sample` chooses each token with: (log_probs (N, V), index of the step) -> tokens (N,) int32.
+
+    For those who go on step by step themselves, such as to show a text while it is written. Arguments as in `sample`.
+    """
     if temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or not 0 <= min_p <= 1:
         raise ValueError(
             "sampling needs temperature >= 0, top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1, "
             f"not {temperature}, {top_k}, {top_p} and {min_p}"
         )
     if temperature == 0:
-        return greedy(step, state, batch_size, max_lengths, max_steps, pad, bos, eos)
+        return lambda log_probs, _: top_tokens(log_probs, 1, pad, bos)[1][:, 0]
 
     def choose(log_probs, step_index):
         vocabulary = tf.range(tf.shape(log_probs)[1])
@@ -62,7 +68,7 @@ def sample(
         chosen = tf.minimum(chosen, tf.shape(logits)[1] - 1)  # past the end where no logit is a finite number
         return tf.gather(tokens, chosen, batch_dims=1)[:, 0]
 
-    return _generate(choose, step, state, batch_size, max_lengths, max_steps, pad, bos, eos)
+    return choose
 
 
 def truncate(log_probs, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):

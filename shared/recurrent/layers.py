@@ -12,6 +12,8 @@ covers, and Keras' generic loop the rest: other activations, recurrent dropout, 
 zero_output_for_mask.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -20,10 +22,38 @@ from shared.recurrent import bptt
 
 
 class OwnLoop:
-    """What our layers put before Keras' `inner_loop`."""
+    """What our layers add to Keras': their `inner_loop`, and weight-drop.
+
+    Args:
+        weight_drop: share of the entries of W that is dropped, one mask for all steps of a sequence and the whole batch
+            (DropConnect on the recurrent matrix; Merity, Keskar & Socher 2018, section 3). Since the matrix is dropped
+            and not the cell changed, every kernel takes it, cuDNN's too.
+        **arguments: Keras'.
+    """
+
+    def __init__(self, *positional, weight_drop=0.0, **arguments):
+        super().__init__(*positional, **arguments)
+        self.weight_drop = weight_drop
+        if weight_drop:
+            self.weight_drop_seed = keras.random.SeedGenerator()
+
+    def get_config(self):
+        """As Keras'."""
+        return {**super().get_config(), "weight_drop": self.weight_drop}
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """As Keras', see the module."""
+        if not (training and self.weight_drop):
+            return self._inner_loop(sequences, initial_state, mask, training)
+        attributes, W = vars(self.cell), self.cell.recurrent_kernel
+        dropped = keras.random.dropout(ops.convert_to_tensor(W), self.weight_drop, seed=self.weight_drop_seed)
+        try:
+            attributes["recurrent_kernel"] = dropped
+            return self._inner_loop(sequences, initial_state, mask, training)
+        finally:
+            attributes["recurrent_kernel"] = W
+
+    def _inner_loop(self, sequences, initial_state, mask, training):
         if kernel_of(self, mask) != "bptt":
             return super().inner_loop(sequences, initial_state, mask, training=training)
         return _inner_loop(self, self.equations(), sequences, initial_state, mask, training)
@@ -52,7 +82,13 @@ class GRU(OwnLoop, keras.layers.GRU):
     equations = bptt.GRU
 
 
-CELLS = {"simple": SimpleRNN, "lstm": LSTM, "gru": GRU}
+CELLS = {
+    "simple": SimpleRNN,
+    # With W = 1 at first, a rectified network hands its state on unchanged: Le, Jaitly & Hinton 2015.
+    "relu": functools.partial(SimpleRNN, activation="relu", recurrent_initializer="identity"),
+    "lstm": LSTM,
+    "gru": GRU,
+}
 
 
 def recurrent_layer(cell: str, units: int, **arguments) -> keras.layers.RNN:
@@ -62,9 +98,9 @@ def recurrent_layer(cell: str, units: int, **arguments) -> keras.layers.RNN:
     last output, so the generic loop is told to do the same.
 
     Args:
-        cell: "simple", "lstm" or "gru".
+        cell: "simple", "relu" (simple with ReLU for tanh), "lstm" or "gru".
         units: size of the state.
-        **arguments: passed on to the Keras layer.
+        **arguments: passed on to the layer.
 
     Returns:
         A layer that maps (batch, time, features) to outputs (batch, time, units) and each final state (batch, units):

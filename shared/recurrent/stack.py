@@ -12,31 +12,43 @@ class RecurrentStack(layers.Layer):
     for LSTM, and the forward states followed by the backward states when bidirectional. None stands for zeros.
 
     Args:
-        cell: "simple", "lstm" or "gru".
-        units: state size of every layer, for each direction.
+        cell: "simple", "relu", "lstm" or "gru", see `recurrent_layer`.
+        units: state size of every layer, for each direction; or a list of them, lowest first.
         num_layers: how many layers.
         bidirectional: whether every layer reads both ways and concatenates the two (Schuster & Paliwal 1997).
         residual: whether each layer but the first adds its input to its output.
         dropout: share of the inputs of every layer but the first that is dropped, with one mask for all steps of a
             sequence (locked dropout; Gal & Ghahramani 2016).
+        weight_drop: of every layer, see `layers.OwnLoop`.
     """
 
-    def __init__(self, cell, units, num_layers=1, bidirectional=False, residual=False, dropout=0.0, **arguments):
+    def __init__(
+        self, cell, units, num_layers=1, bidirectional=False, residual=False, dropout=0.0, weight_drop=0.0, **arguments
+    ):
         super().__init__(**arguments)
         self.supports_masking = (
             True  # the mask is an argument; Keras would warn that it is not passed on behind our back
         )
         self.bidirectional = bidirectional
         self.residual = residual
-        self.output_units = units * (2 if bidirectional else 1)
-        self.recurrences = [recurrent_layer(cell, units, name=f"recurrence_{i}") for i in range(num_layers)]
+        self.directions = 2 if bidirectional else 1
+        self.units = [units] * num_layers if isinstance(units, int) else list(units)
+        self.recurrences = [
+            recurrent_layer(cell, size, weight_drop=weight_drop, name=f"recurrence_{i}")
+            for i, size in enumerate(self.units)
+        ]
         if bidirectional:
             self.recurrences = [
                 layers.Bidirectional(layer, name=f"both_ways_{i}") for i, layer in enumerate(self.recurrences)
             ]
         self.dropouts = [
-            layers.Dropout(dropout, noise_shape=(None, 1, None), name=f"dropout_{i}") for i in range(1, num_layers)
+            layers.Dropout(dropout, noise_shape=(None, 1, None), name=f"dropout_{i}") for i in range(1, len(self.units))
         ]
+
+    @property
+    def output_units(self) -> int:
+        """Size of the outputs."""
+        return self.units[-1] * self.directions
 
     def build(self, inputs_shape):
         """Creates all weights for inputs of shape (batch, time, features)."""
@@ -45,7 +57,7 @@ class RecurrentStack(layers.Layer):
             if i > 0:
                 self.dropouts[i - 1].build(shape)
             layer.build(shape)
-            shape = (*inputs_shape[:-1], self.output_units)
+            shape = (*inputs_shape[:-1], self.units[i] * self.directions)
 
     def call(self, inputs, initial_state=None, mask=None, training=None):
         """Runs whole sequences.

@@ -2,10 +2,12 @@
 
 A line is normalised (Unicode NFC, runs of blanks made one blank), every word gets the mark "▁" in place of the blank
 before it, and punctuation marks and symbols stand alone: "ich sehe, dass" is "▁ich ▁sehe , ▁dass". What remains is cut
-by one of four units (byte-pair merges, a unigram model, whole words, characters). Because the mark says where the
-blanks were, joining the pieces restores the text exactly, whichever the unit.
+by one of four units (byte-pair merges, a unigram model, whole words, characters). A fifth, whitespace, is for text that
+is cut into words already: all that stands between two blanks is a word, "n't" and a literal "<unk>" too. Because the
+mark says where the blanks were, joining the pieces restores the text exactly, whichever the unit.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -19,12 +21,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # read on first use; d
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL_TOKENS = ["<pad>", "<bos>", "<eos>", "<unk>"]
-UNITS = ("bpe", "unigram", "word", "character")
+UNITS = ("bpe", "unigram", "word", "whitespace", "character")
 
 BLANK = "▁"
 BLANKS = r"[\s\x1c-\x1f]+"  # what str.split() takes for blanks
 PIECES = rf"{BLANK}?(?:[^{BLANK}\p{{P}}\p{{S}}]+|[[\p{{P}}\p{{S}}]&&[^{BLANK}]])|{BLANK}"
+WORDS = rf"{BLANK}[^{BLANK}]+"
 CHARACTERS = r"[\s\S]"
+PATTERNS = {"whitespace": WORDS, "character": CHARACTERS}  # what a unit cuts out, if not PIECES
 
 
 class Vocabulary:
@@ -45,11 +49,11 @@ class Vocabulary:
     ) -> "Vocabulary":
         """Learn a vocabulary from lines, read once and never held together in memory (only counts of words are).
 
-        `size` counts the four special tokens; 0 keeps every word or character (units word and character). Characters
-        (for the unit word: words) seen fewer than `min_count` times become <unk>; merges of the unit bpe need that
-        count too. The units bpe and unigram spend at most half of `size`, or 256 if that is more, on single characters.
-        Training is deterministic. ValueError if the lines hold no text, or the unit or size is impossible.
-        Sennrich et al. 2016 (bpe), Kudo 2018 (unigram).
+        `size` counts the four special tokens; 0 keeps every word or character (units word, whitespace and character).
+        Characters (for the units word and whitespace: words) seen fewer than `min_count` times become <unk>; merges of
+        the unit bpe need that count too. The units bpe and unigram spend at most half of `size`, or 256 if that is
+        more, on single characters. Training is deterministic. ValueError if the lines hold no text, or the unit or size
+        is impossible. Sennrich et al. 2016 (bpe), Kudo 2018 (unigram).
         """
         if unit not in UNITS:
             raise ValueError(f"unknown unit {unit!r}: one of {', '.join(UNITS)}")
@@ -82,6 +86,10 @@ class Vocabulary:
         self._tokenizer.save(unfinished)
         os.replace(unfinished, path)
 
+    def digest(self) -> str:
+        """What tells this vocabulary from every other one that encodes differently: 16 hexadecimal digits."""
+        return hashlib.blake2b(self._tokenizer.to_str().encode(), digest_size=8).hexdigest()
+
     def __len__(self) -> int:
         return len(self._tokens)
 
@@ -97,15 +105,16 @@ class Vocabulary:
         """Text of ids up to the first <eos>; <pad> and <bos> are skipped.
 
         For text without unknown pieces it is the exact inverse of `encode`, up to normalisation. `unknown` holds what
-        to write in the place of the first, second, ... <unk>; those beyond its end are written "<unk>". In the unit
-        word, where an unknown word has lost the blank before it, the blank is put back.
+        to write in the place of the first, second, ... <unk>; those beyond its end are written "<unk>". In the units
+        word and whitespace, where an unknown word has lost the blank before it, the blank is put back.
         """
         unknown, pieces = iter(unknown), []
+        before = BLANK if self.unit in ("word", "whitespace") else ""
         for index in map(int, ids):
             if index == EOS:
                 break
             if index == UNK:
-                pieces.append((BLANK if self.unit == "word" else "") + next(unknown, SPECIAL_TOKENS[UNK]))
+                pieces.append(before + next(unknown, SPECIAL_TOKENS[UNK]))
             elif index > UNK:
                 pieces.append(self._tokens[index])
         return " ".join("".join(pieces).replace(BLANK, " ").split())
@@ -121,9 +130,7 @@ def _untrained(unit: str, lowercase: bool) -> Tokenizer:
     model = {
         "bpe": lambda: models.BPE(unk_token=SPECIAL_TOKENS[UNK]),
         "unigram": models.Unigram,
-        "word": lambda: models.WordLevel(unk_token=SPECIAL_TOKENS[UNK]),
-        "character": lambda: models.WordLevel(unk_token=SPECIAL_TOKENS[UNK]),
-    }[unit]()
+    }.get(unit, lambda: models.WordLevel(unk_token=SPECIAL_TOKENS[UNK]))()
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         ([normalizers.Lowercase()] if lowercase else [])
@@ -137,7 +144,7 @@ def _untrained(unit: str, lowercase: bool) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement=BLANK, prepend_scheme="always", split=False),
-            pre_tokenizers.Split(Regex(CHARACTERS if unit == "character" else PIECES), "isolated"),
+            pre_tokenizers.Split(Regex(PATTERNS.get(unit, PIECES)), "isolated"),
         ]
     )
     return tokenizer
@@ -148,8 +155,8 @@ def _unit(tokenizer: Tokenizer) -> str:
         return "bpe"
     if isinstance(tokenizer.model, models.Unigram):
         return "unigram"
-    split = json.loads(tokenizer.to_str())["pre_tokenizer"]["pretokenizers"][-1]
-    return "character" if split["pattern"]["Regex"] == CHARACTERS else "word"
+    split = json.loads(tokenizer.to_str())["pre_tokenizer"]["pretokenizers"][-1]["pattern"]["Regex"]
+    return next((unit for unit, pattern in PATTERNS.items() if pattern == split), "word")
 
 
 def _trainer(unit: str, size: int, min_count: int) -> trainers.Trainer:

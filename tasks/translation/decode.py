@@ -51,8 +51,7 @@ def translate(config, model, features, sources: Sequence[str], attention=False) 
     rows = [row[: config.data.max_length] for row in features.source.encode(sources)]
     results = [{"output": "", "score": 0.0, "log_prob": 0.0, "n_best": []} for _ in sources]
     for number, batch in enumerate(length_sorted(rows, decoding.batch_size)):
-        found = _search(model, decoding)(padded_array([rows[i] for i in batch]), decoding.seed + number)
-        found = tf.nest.map_structure(lambda tensor: tensor.numpy(), found)
+        found = _search(model, decoding)(padded_array([rows[i] for i in batch]), decoding.seed + number).numpy()
         for row, i in enumerate(batch):
             results[i] = _result(features, decoding, sources[i], found, row, len(rows[i]), attention)
     return results

@@ -1,13 +1,14 @@
 """The translation task: names its functions for the shared straight line, and answers its own verbs."""
 
-import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice, zip_longest
 
 from shared.config import UserError
+from shared.lines import read_lines
+from shared.losses import TokenCrossEntropy
 from shared.run import write_picture
 from shared.task import Task
 from tasks.translation.corpus import prepare
@@ -127,29 +128,16 @@ def read_pairs(arguments) -> Iterator[tuple[str, str]]:
         yield source, target
 
 
-def read_lines(files: Iterable[str]) -> Iterator[str]:
-    """Lines of files one after the other; "-" is stdin. UserError naming the file, and the line that is not UTF-8."""
-    for name in files:
-        try:
-            with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
-                for number, line in enumerate(file, 1):
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            shown = "stdin" if name == "-" else name
-            raise UserError(f"{shown}: line {number} is not valid UTF-8 (byte {error.start + 1})") from error
-        except OSError as error:
-            raise UserError(f"{name}: cannot be read: {error.strerror}") from error
-
-
 TASK = Task(
     name="translation",
-    monitor="bleu",
+    monitor=lambda config: "bleu",
     prepare=prepare,
     fit_features=fit,
     load_features=load,
     training_batches=training_batches,
     steps_per_pass=steps_per_pass,
     build_model=build_model,
+    loss=lambda config: TokenCrossEntropy(config.training.label_smoothing),
     decode=decode,
     score=score,
     illustrate=illustrate,

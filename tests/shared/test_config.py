@@ -199,7 +199,7 @@ def test_differences_are_the_keys_that_differ():
         "training.accumulate_steps=0",
         "decoding.method=best",
         "decoding.beam_size=0",
-        "decoding.temperature=0",
+        "decoding.temperature=-0.5",
         "decoding.top_p=0",
         "decoding.min_p=1",
         "model.cell=rnn",

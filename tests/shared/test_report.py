@@ -17,7 +17,7 @@ from shared.config import UserError
 from shared.run import Run
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&</td><script>alert(1)</script>"
-TASK = SimpleNamespace(name="translation", monitor="bleu")
+TASK = SimpleNamespace(name="translation", monitor=lambda config: "bleu")
 VOID = {"meta", "img", "br"}
 MISSING = {
     "metrics": "No round is finished yet.",
@@ -140,7 +140,7 @@ def test_nothing_from_a_run_becomes_markup(tmp_path):
     run.environment.write_text(json.dumps({HOSTILE: HOSTILE, "kernels": {HOSTILE: HOSTILE}}))
     run.pictures.mkdir()
     (run.pictures / f"{name}.png").write_bytes(b"\x89PNG")
-    page = written(run, SimpleNamespace(name=HOSTILE, monitor="bleu"), config)
+    page = written(run, SimpleNamespace(name=HOSTILE, monitor=lambda config: "bleu"), config)
     assert page.count("script") == 0
     assert page.count("img") == 1
     assert page.text.count("<script>") >= 15
@@ -192,7 +192,7 @@ def test_rounds_skip_half_a_line_and_the_repetition_wins(run):
 def test_best_round_is_the_first_with_the_best_score(run, monitor, scores, best):
     lines = [{"round": number, f"valid_{monitor}": score} for number, score in enumerate(scores, 1)]
     write_lines(run.metrics, lines)
-    page = written(run, SimpleNamespace(name="t", monitor=monitor))
+    page = written(run, SimpleNamespace(name="t", monitor=lambda config: monitor))
     assert re.search(r"best valid \w+ after round (\d)", page.text).group(1) == str(best)
 
 
@@ -200,7 +200,7 @@ def test_among_equal_scores_the_lower_perplexity_is_best(run):
     rows = [(100.0, 1.2), (100.0, 1.1), (90.0, 1.0)]
     lines = [{"round": i, "valid_bleu": bleu, "valid_perplexity": nats} for i, (bleu, nats) in enumerate(rows, 1)]
     write_lines(run.metrics, lines)
-    page = written(run, SimpleNamespace(name="t", monitor="bleu"))
+    page = written(run, SimpleNamespace(name="t", monitor=lambda config: "bleu"))
     assert "after round 2" in page.text
 
 

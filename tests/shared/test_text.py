@@ -1,13 +1,14 @@
 """Vocabularies: text comes back as it was, whatever the unit, and training depends on the text alone."""
 
 import random
+import time
 import unicodedata
 
 import pytest
 
 from shared.text import BOS, EOS, PAD, UNK, Vocabulary
 
-UNITS = ["bpe", "unigram", "word", "character"]
+UNITS = ["bpe", "unigram", "word", "whitespace", "character"]
 SUBWORDS = ["bpe", "unigram"]
 SYLLABLES = ["ba", "be", "schl", "ück", "ge", "né", "ist", "a", "日本", "ß", "Å", "İz", "12"]
 MARKS = [",", ".", "!", "-", "'", "„", "“", "(", ")", "<eos>", "<unk>", "$", "€", "😀", "👨‍👩‍👧", "_", "…", "/", '"']
@@ -25,7 +26,7 @@ def normal(text):
 
 
 def trained(unit, texts, **options):
-    options = {"size": 0 if unit in ("word", "character") else 400} | options
+    options = {"size": 400 if unit in SUBWORDS else 0} | options
     return Vocabulary.train(iter(texts), unit=unit, **options)
 
 
@@ -67,6 +68,17 @@ def test_punctuation_keeps_its_side_of_the_blank_in_whole_words():
         "▁.",
     ]
     assert vocabulary.decode(vocabulary.encode([text])[0]) == text
+
+
+def test_text_that_is_tokenised_already_is_cut_at_blanks_alone():
+    text = "mr. <unk> does n't  pay $ N (a.b) \u2581x ▁"
+    vocabulary = trained("whitespace", [text, "<unk> <unk>"])
+    words = ["mr.", "<unk>", "does", "n't", "pay", "$", "N", "(a.b)", "_x", "_"]
+    ids = vocabulary.encode([text])[0]
+    assert [vocabulary.tokens()[index] for index in ids] == [f"▁{word}" for word in words]
+    assert len(vocabulary) == len(words) + 4
+    assert vocabulary.decode(ids) == " ".join(words)
+    assert ids[1] == 4 and vocabulary.encode(["<unk>x"]) == [[UNK]]  # the most frequent word, and an unknown one
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -198,6 +210,22 @@ def test_no_text_is_an_error(unit, texts):
 def test_impossible_units_and_sizes(unit, size):
     with pytest.raises(ValueError, match=unit):
         Vocabulary.train(iter(["ein Wort"]), unit=unit, size=size)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("between", [" ", ""], ids=["words", "one word"])
+def test_the_time_for_a_long_line_grows_with_its_length_alone(unit, between):
+    words = random_texts(1000, seed=9, pieces=tuple(SYLLABLES))
+    vocabulary = trained(unit, words)
+    short = between.join(random.Random(1).choices(words, k=300))
+
+    def seconds(line):
+        start = time.process_time()
+        vocabulary.encode([line])
+        return time.process_time() - start
+
+    once, twentyfold = (min(seconds(line) for _ in range(3)) for line in (short, between.join([short] * 20)))
+    assert twentyfold < 100 * max(once, 1e-3)  # 20 would be linear, 400 quadratic; machines are noisy
 
 
 @pytest.mark.parametrize("unit", UNITS)

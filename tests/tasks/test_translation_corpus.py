@@ -273,7 +273,7 @@ def test_a_corpus_that_is_shuffled_on_disk_comes_back_whole(folder):
     write(folder / "train.en", [f"sentence {number}" for number in range(count)])
     write(folder / "train.de", [f"Satz {number}" for number in range(count)])
     wrapped = mock.patch.object(shuffle._Bucket, "add", autospec=True, side_effect=shuffle._Bucket.add)
-    with mock.patch("tasks.translation.corpus.SHUFFLE_MEMORY", 1000), wrapped as add:
+    with mock.patch("shared.corpora.SHUFFLE_MEMORY", 1000), wrapped as add:
         corpus = prepare(configured(folder))
     assert add.call_count >= count
     examples = [int(example["id"]) for example in corpus.splits["train"]().as_numpy_iterator()]
