@@ -103,6 +103,7 @@ class EndOfRound(keras.callbacks.Callback):
             self._keep_if_best(values)
             self._show(step, values, predictions)
         self._follow_plateau(optimizer)
+        self._follow_patience(optimizer)
         append_line(self.run.metrics, json.dumps({"round": progress.round, "step": step, **values}))
         checkpoints.save_round(self.run.checkpoints, self.model, progress)
         log.info(self._line(values))
@@ -131,6 +132,12 @@ class EndOfRound(keras.callbacks.Callback):
             optimizer.learning_rate = float(optimizer.learning_rate) * training.plateau_factor
             progress.plateau_round = progress.round
             log.info("no better %s: learning rate lowered to %.3g", self.monitor, float(optimizer.learning_rate))
+
+    def _follow_patience(self, optimizer):
+        patience, waited = self.config.training.average_patience, self.progress.round - self.progress.best_round
+        if patience and waited >= patience and not float(optimizer.averaged):
+            optimizer.averaged.assign(1.0)
+            log.info("no better %s for %d rounds: the weights are averaged from here on", self.monitor, patience)
 
     def _show(self, step, values, predictions):
         shown = predictions[: self.config.training.sample_examples]

@@ -63,7 +63,7 @@ def restore_round(directory: Path, model: keras.Model) -> Progress:
     found = sorted(directory.glob("round-*.json"), reverse=True)
     for path in found:
         if state := _load(path, model):
-            return Progress(**state)
+            return _progress(path, state)
         log.warning("%s is damaged; going back to the checkpoint before it", _weights_of(path))
     if found:
         raise RunError(f"{directory}: every checkpoint is damaged; remove the folder to train again from the start")
@@ -75,7 +75,7 @@ def restore_best(directory: Path, model: keras.Model) -> Progress:
     best = directory / "best.json"
     if best.exists():
         if state := _load(best, model):
-            return Progress(**state)
+            return _progress(best, state)
         log.warning("%s is damaged; taking the last round's weights", _weights_of(best))
     progress = restore_round(directory, model)
     if progress.round == 0:
@@ -109,6 +109,15 @@ def _load(path: Path, model) -> dict | None:
     for variable, value in zip(_random_states(model), state["random"], strict=True):
         variable.assign(value)
     return state["progress"]
+
+
+def _progress(path: Path, values: dict) -> Progress:
+    try:
+        return Progress(**values)
+    except TypeError as error:
+        raise RunError(
+            f"{path}: was written by another version of this program; use that one, or train again"
+        ) from error
 
 
 def _weights_of(path: Path) -> Path:

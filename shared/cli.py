@@ -122,6 +122,9 @@ def _parse(program: Program, argv: Sequence[str]) -> argparse.Namespace:
     takes_inputs = arguments.verb == "predict" or arguments.verb in program.verbs
     arguments.overrides = [word for word in words if not takes_inputs or DECODING_OVERRIDE.match(word)]
     arguments.inputs = [word for word in words if takes_inputs and not DECODING_OVERRIDE.match(word)]
+    # An option may stand for a key: one declared with dest="decoding.KEY".
+    options = {name: value for name, value in vars(arguments).items() if name.startswith("decoding.")}
+    arguments.overrides += [f"{name}={value}" for name, value in options.items() if value is not None]
     return arguments
 
 

@@ -53,6 +53,7 @@ class TrainingConfig:
     clip_norm: float = 1.0  # global gradient norm; 0: off
     weight_decay: float = 0.0
     average: float = 0.0  # momentum of the exponential average of the weights; 0: off
+    average_patience: int = 0  # rounds without a better score before a plain average of the weights starts; 0: never
     accumulate_steps: int = 1
     label_smoothing: float = 0.0
     validation_examples: int = 500  # decoded per round; 0: all
@@ -65,7 +66,7 @@ class TrainingConfig:
         check_choices("training", self, schedule=("constant", "cosine", "plateau"))
         check_bounds("training", self, low=1, names=("rounds", "accumulate_steps", "plateau_patience"))
         at_least_zero = ("seed", "round_steps", "patience", "warmup_steps", "final_learning_rate", "clip_norm")
-        at_least_zero += ("weight_decay", "validation_examples", "sample_examples")
+        at_least_zero += ("weight_decay", "average_patience", "validation_examples", "sample_examples")
         check_bounds("training", self, low=0, names=at_least_zero)
         check_bounds("training", self, low=0, below=1, names=("average", "label_smoothing"))
         check_bounds("training", self, above=0, names=("learning_rate",))
@@ -74,6 +75,11 @@ class TrainingConfig:
             raise UserError(
                 f"training.final_learning_rate: {self.final_learning_rate} is above "
                 f"training.learning_rate={self.learning_rate}; choose at most that"
+            )
+        if self.average and self.average_patience:
+            raise UserError(
+                f"training.average_patience: {self.average_patience} cannot be combined with "
+                f"training.average={self.average}; choose 0 for one of them"
             )
         if self.schedule == "plateau" and self.warmup_steps:
             raise UserError(
@@ -105,6 +111,8 @@ class DecodingConfig:
     min_p: float = 0.0  # 0: off
     seed: int = 1
     replace_unknown: bool = True
+    language_model: str = ""  # run of tasks/language_model with the same vocabulary, which is mixed into every step
+    language_model_weight: float = 0.2
     batch_size: int = 64
 
     def check(self) -> None:
@@ -112,7 +120,7 @@ class DecodingConfig:
         check_choices("decoding", self, method=("greedy", "beam", "sample"))
         check_bounds("decoding", self, low=1, names=("beam_size", "batch_size", "max_length_extra"))
         at_least_zero = ("length_penalty", "coverage_penalty", "no_repeat_ngram", "max_length_ratio", "top_k", "seed")
-        at_least_zero += ("temperature",)
+        at_least_zero += ("temperature", "language_model_weight")
         check_bounds("decoding", self, low=0, names=at_least_zero)
         check_bounds("decoding", self, above=0, high=1, names=("top_p",))
         check_bounds("decoding", self, low=0, below=1, names=("min_p",))

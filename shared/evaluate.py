@@ -1,12 +1,14 @@
 """A trained run goes in; predictions of a split and their scores come out."""
 
+import functools
+import importlib
 import json
 import logging
 import time
 
 from shared import checkpoints
-from shared.config import UserError
-from shared.run import write_atomically
+from shared.config import UserError, load_config
+from shared.run import Run, write_atomically
 from shared.task import Context
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,29 @@ def restore(task, run, config) -> Context:
     model = task.build_model(config, features)
     checkpoints.restore_best(run.checkpoints, model)
     return Context(run=run, config=config, features=features, model=model)
+
+
+@functools.lru_cache(maxsize=1)
+def restore_language_model(directory, digest) -> Context:
+    """A run of the language model, to be mixed into another model's search.
+
+    Args:
+        digest: of the other model's vocabulary, see shared.text; UserError if the run has another one, or if it reads
+            from both sides.
+    """
+    # By name, since no task imports another one: whichever task asks gets a model that follows the search protocol.
+    program = importlib.import_module("tasks.language_model.__main__").PROGRAM
+    run = Run.open(directory, program.config_class)
+    config = load_config(program.config_class, run.config)
+    if config.model.bidirectional:
+        raise UserError(f"decoding.language_model: {directory} reads from both sides; it must read from the left alone")
+    context = restore(program.load_task(), run, config)
+    if context.features.vocabulary.digest() != digest:
+        raise UserError(
+            f"decoding.language_model: {directory} has another vocabulary; train it with vocabulary.file set to the "
+            "target vocabulary in the features folder of this run"
+        )
+    return context
 
 
 def evaluate(task, run, config, split=None) -> dict:

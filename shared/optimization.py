@@ -1,6 +1,7 @@
 """The optimiser of a configuration: Keras' own, with its schedule, clipping, averaging and accumulation.
 
-The one thing added is that it remembers the norm of the last gradient, which is worth watching in a recurrent network.
+Two things are added: it remembers the norm of the last gradient, which is worth watching in a recurrent network, and it
+knows the plain average of the weights beside the exponential one.
 """
 
 import keras
@@ -20,13 +21,17 @@ def build_optimizer(config, total_steps: int) -> keras.optimizers.Optimizer:
 
     `gradient_norm`, a variable of the result, holds the global norm of the last gradient before it was clipped (of the
     mean over `accumulate_steps` batches where gradients are accumulated).
+
+    With `average_patience` the averages kept beside the weights are the weights themselves while `averaged`, another
+    variable, is 0; set to 1 it counts, and they become the mean of all weights from then on (Polyak & Juditsky 1992;
+    when to begin: Merity, Keskar & Socher 2018, algorithm 1).
     """
-    return _with_gradient_norm(OPTIMIZERS[config.optimizer])(
+    return _extended(OPTIMIZERS[config.optimizer], plain_average=config.average_patience > 0)(
         learning_rate=learning_rate(config, total_steps),
         # AdamW insists on a number.
         weight_decay=config.weight_decay or (0.0 if config.optimizer == "adamw" else None),
         global_clipnorm=config.clip_norm or None,
-        use_ema=config.average > 0,
+        use_ema=config.average > 0 or config.average_patience > 0,
         ema_momentum=config.average or 0.99,
         gradient_accumulation_steps=config.accumulate_steps if config.accumulate_steps > 1 else None,
     )
@@ -53,15 +58,26 @@ def learning_rate(config, total_steps: int):
     return config.learning_rate
 
 
-def _with_gradient_norm(optimizer_class):
-    """The optimiser's class, with the gradient's norm kept as a variable."""
+def _extended(optimizer_class, plain_average):
+    """The optimiser's class, with the gradient's norm as a variable, and the plain average where wanted."""
 
-    class Measured(optimizer_class):
+    class Extended(optimizer_class):
         """Clips by the global norm as Keras does, and keeps the norm."""
 
         def build(self, variables):
             super().build(variables)
             self.gradient_norm = self.add_variable((), initializer="zeros", dtype="float32", name="gradient_norm")
+            if plain_average:
+                self.averaged = self.add_variable((), initializer="zeros", dtype="float32", name="averaged")
+
+        def _update_model_variables_moving_average(self, trainable_variables):
+            if not plain_average:
+                super()._update_model_variables_moving_average(trainable_variables)
+                return
+            self.averaged.assign_add(ops.minimum(self.averaged, 1.0))
+            share = 1 / ops.maximum(self.averaged, 1.0)
+            for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
+                average.assign_add((variable - average) * share)
 
         def _clip_gradients(self, gradients):
             # An embedding's are indexed slices, several for an id that occurs several times: add them up first.
@@ -73,5 +89,5 @@ def _with_gradient_norm(optimizer_class):
             scale = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
             return [gradient * scale for gradient in gradients]
 
-    Measured.__name__ = optimizer_class.__name__
-    return Measured
+    Extended.__name__ = optimizer_class.__name__
+    return Extended

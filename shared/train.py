@@ -106,5 +106,6 @@ def fitted_features(task, config, run, corpus):
 
 def recurrent_kernels(model) -> dict[str, str]:
     """Recurrent layer -> which code runs it on this machine."""
-    found = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+    # A bidirectional wrapper also holds the layer it was made from, which never runs and is never built.
+    found = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN) and layer.built]
     return {layer.path: kernel_of(layer) for layer in found}

@@ -4,7 +4,8 @@ first axis is the row. Everything here is graph code: call it inside one `tf.fun
 size, source length and number of steps."""
 
 from shared.decoding.beam import beam_search
+from shared.decoding.fusion import fuse
 from shared.decoding.protocol import VOID, Hypotheses, tile_beams
 from shared.decoding.sampling import chooser, greedy, sample
 
-__all__ = ["VOID", "Hypotheses", "beam_search", "chooser", "greedy", "sample", "tile_beams"]
+__all__ = ["VOID", "Hypotheses", "beam_search", "chooser", "fuse", "greedy", "sample", "tile_beams"]

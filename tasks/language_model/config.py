@@ -32,7 +32,9 @@ class DataConfig:
         if self.corpus not in ("tiny_world", "files") and len(self.corpus) <= len("tfds:" * public):
             raise UserError(f"data.corpus: {self.corpus!r} is not one of tiny_world, files, tfds:NAME[/CONFIG]")
         if self.corpus == "files" and not self.dir:
-            raise UserError("data.dir: missing; data.corpus=files reads data.dir=FOLDER, or one text with data.dir=FILE")
+            raise UserError(
+                "data.dir: missing; data.corpus=files reads data.dir=FOLDER, or one text with data.dir=FILE"
+            )
         check_choices("data", self, documents=("none", "lines", "blank_lines", "examples"), on_error=("stop", "skip"))
         if self.corpus == "tiny_world":
             check_choices("data", self, language=("en", "de"))

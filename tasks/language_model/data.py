@@ -118,7 +118,9 @@ def cut(ids, windows):
 
 def load_tokens(config, corpus, features, split) -> Tokens:
     """The ids of a split, from files beside the corpus that are written on the first call."""
-    folder = Path(config.data.cache, "tokens", f"{corpus.identity}-{features.vocabulary.digest()}-{config.data.documents}")
+    folder = Path(
+        config.data.cache, "tokens", f"{corpus.identity}-{features.vocabulary.digest()}-{config.data.documents}"
+    )
     paths = [folder / f"{split}.{kind}" for kind in ("ids", "starts")]
     if not all(path.exists() for path in paths):
         _write_tokens(corpus.splits[split](), features, paths)

@@ -65,7 +65,9 @@ def counts(row, text) -> dict:
 def output_line(result) -> str:
     """What is printed of a scored text: log10 probability, tokens, unknown tokens, perplexity, with tabs between."""
     log10 = result["log_prob"] / math.log(10)
-    return f"{log10:.4f}\t{result['tokens']}\t{result['unknown']}\t{perplexity(-result['log_prob'], result['tokens']):.4f}"
+    return (
+        f"{log10:.4f}\t{result['tokens']}\t{result['unknown']}\t{perplexity(-result['log_prob'], result['tokens']):.4f}"
+    )
 
 
 def perplexity(nats, tokens) -> float:

@@ -63,7 +63,9 @@ class LanguageModel(keras.Model):
         self.output_bias = self.add_weight(shape=(self.size,), initializer="zeros", autocast=False, name="output_bias")
         # What training remembers of the windows before, in the checkpoint because it decides what comes next.
         self.carried = [
-            self.add_weight(shape=tuple(part.shape), initializer="zeros", trainable=False, autocast=False, name="carried")
+            self.add_weight(
+                shape=tuple(part.shape), initializer="zeros", trainable=False, autocast=False, name="carried"
+            )
             for layer in self.stack.zero_state(self.streams)
             for part in layer
         ]

@@ -22,6 +22,8 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", default="-", metavar="FILE", help="sentences, one per line; -: stdin (the default)")
     parser.add_argument("--n-best", type=int, default=1, metavar="N", help="translations per sentence, best first")
     parser.add_argument("--json", action="store_true", help="one JSON object per sentence, with everything known")
+    parser.add_argument("--lm", dest="decoding.language_model", metavar="RUN", help="language model to mix in")
+    parser.add_argument("--lm-weight", dest="decoding.language_model_weight", metavar="W", help="its weight")
     parser.add_argument("--attention", metavar="FILE.png", help="draw which source word each output word looked at")
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from shared.decoding import beam_search, greedy, sample
+from shared.decoding import beam_search, fuse, greedy, sample
+from shared.evaluate import restore_language_model
 from shared.text import BOS, UNK
 from tasks.translation.data import padded_array
 
@@ -48,10 +49,14 @@ def translate(config, model, features, sources: Sequence[str], attention=False) 
         both sides.
     """
     decoding = config.decoding
+    language_model = None
+    if decoding.language_model:
+        language_model = restore_language_model(decoding.language_model, features.target.digest()).model
     rows = [row[: config.data.max_length] for row in features.source.encode(sources)]
     results = [{"output": "", "score": 0.0, "log_prob": 0.0, "n_best": []} for _ in sources]
     for number, batch in enumerate(length_sorted(rows, decoding.batch_size)):
-        found = _search(model, decoding)(padded_array([rows[i] for i in batch]), decoding.seed + number).numpy()
+        sources_read = padded_array([rows[i] for i in batch])
+        found = _search(model, decoding, language_model)(sources_read, decoding.seed + number).numpy()
         for row, i in enumerate(batch):
             results[i] = _result(features, decoding, sources[i], found, row, len(rows[i]), attention)
     return results
@@ -65,13 +70,16 @@ def length_sorted(rows: Sequence[Sequence], batch_size: int) -> Iterator[list[in
 
 
 @functools.lru_cache(maxsize=4)
-def _search(model, decoding):
+def _search(model, decoding, language_model):
     """The compiled search of a model: (batch, positions) ids and a seed -> hypotheses. One graph serves all shapes."""
 
     @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
     def search(source, seed):
         beams = decoding.beam_size if decoding.method == "beam" else 1
         state, step = model.start(source, beams)
+        if language_model:
+            other = language_model.start_of_text(tf.shape(source)[0])
+            state, step = fuse(state, step, *other, decoding.language_model_weight)
         lengths = tf.reduce_sum(tf.cast(source != 0, tf.float32), axis=1)
         longest = tf.cast(decoding.max_length_ratio * lengths, tf.int32) + decoding.max_length_extra
         sizes = tf.shape(source)[0], longest, tf.reduce_max(longest)

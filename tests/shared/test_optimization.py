@@ -144,6 +144,20 @@ def test_the_average_follows_the_weights():
     assert_equal([variable.numpy() for variable in variables], averages)
 
 
+def test_the_plain_average_is_the_mean_from_where_it_starts():
+    optimizer = constant(optimizer="sgd", average_patience=2)
+    variables = [keras.Variable(np.ones(3, "float32"))]
+    optimizer.build(variables)
+    rng, seen = np.random.default_rng(1), []
+    for step in range(9):
+        optimizer.apply([rng.normal(size=3).astype("float32")], variables)
+        seen.append(variables[0].numpy())
+        average = optimizer._model_variables_moving_average[0].numpy()
+        assert_equal([average], [np.mean(seen[3:], axis=0) if step > 3 else seen[-1]])
+        if step == 3:
+            optimizer.averaged.assign(1.0)
+
+
 def test_without_an_average_the_weights_stay_what_they_are():
     optimizer = constant(optimizer="sgd")
     variables = make_variables()
