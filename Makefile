@@ -18,7 +18,7 @@ run = $(or $(RUN),runs/$(folder-$*)/$(basename $(notdir $(config))))
 resumes = $(and $(RUN),$(if $(CONFIG),,yes),$(wildcard $(RUN)/config.yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tensorboard test test-slow lint $(foreach verb,train evaluate predict,$(TASKS:%=$(verb)-%))
+.PHONY: help venv tensorboard test test-slow bench lint $(foreach verb,train evaluate predict,$(TASKS:%=$(verb)-%))
 
 ## help: list the targets
 help:
@@ -50,6 +50,10 @@ test: $(INSTALLED)
 ## test-slow: the tests that train models
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+## bench: speed beside PyTorch, which has to be installed first (ARGS="--pairs 3")
+bench: $(INSTALLED)
+	$(BIN)/python bench/language_model.py $(ARGS)
 
 ## lint: style and format
 lint: $(INSTALLED)

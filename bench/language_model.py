@@ -23,12 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras
 import numpy as np
 import tensorflow as tf
-import torch
 
 from shared.config import TrainingConfig
 from shared.optimization import build_optimizer
 from tasks.language_model.config import ModelConfig
 from tasks.language_model.model import LanguageModel, WindowLoss
+
+try:
+    import torch
+except ImportError:
+    sys.exit("error: the bench needs PyTorch: .venv/bin/python -m pip install torch")
 
 WORDS = 10_000
 SIZES = [
@@ -139,9 +143,8 @@ def main():
                 "name": name, "size": label, "words_per_second": words / own,
                 "words_per_second_pytorch": words / rival, "speed_vs_pytorch": rival / own,
             })  # fmt: skip
-    sys.stdout.write(
-        "| | streams x window x units x layers x words | words/s | PyTorch | ratio |\n| --- | --- | ---: | ---: | ---: |\n"
-    )
+    header = ["", "streams x window x units x layers x words", "words/s", "PyTorch", "ratio"]
+    sys.stdout.write(f"| {' | '.join(header)} |\n| --- | --- | ---: | ---: | ---: |\n")
     for row in rows:
         sys.stdout.write(
             f"| {row['name']} | {row['size']} | {row['words_per_second']:,.0f} | "

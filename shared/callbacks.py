@@ -72,9 +72,7 @@ class EndOfRound(keras.callbacks.Callback):
         self.monitor = task.monitor(config)
 
     def on_train_end(self, logs=None):
-        """Puts the embeddings, as the last round left them, into the projector."""
-        for name, (matrix, tokens) in self.task.embeddings(self.model, self.features).items():
-            tensorboard.write_projector(self.run.tensorboard, name, matrix, tokens)
+        """No event comes after this."""
         self.events.close()
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -18,6 +18,7 @@ from shared.callbacks import EndOfRound, StopCleanly
 from shared.metrics import TokenCount
 from shared.optimization import build_optimizer
 from shared.recurrent import kernel_of
+from shared.tensorboard import write_projector
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ def train(task, config, run) -> None:
         round_steps,
     )
     fit(task, config, run, corpus, features, model, progress, round_steps)
+    for name, (matrix, tokens) in task.embeddings(model, features).items():
+        write_projector(run.tensorboard, name, matrix, tokens)
 
 
 def fit(task, config, run, corpus, features, model, progress, round_steps) -> None:

@@ -7,6 +7,7 @@ one to the next, so that it may have any length, and as many rows are read side 
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import tensorflow as tf
@@ -26,8 +27,8 @@ def decode(config, model, features, corpus, split, limit) -> list[dict]:
     """Scores the first `limit` (0: all) texts of a split.
 
     Returns:
-        One dict per text in the split's order: id, text, output (see `output_line`), log_prob (nats, read on its own, the
-        end of the line included), tokens, unknown and characters; of a model that reads from the left also
+        One dict per text in the split's order: id, text, output (see `output_line`), log_prob (nats, read on its own,
+        the end of the line included), tokens, unknown and characters; of a model that reads from the left also
         stream_log_prob, with all that came before it in mind, and where asked for cache_log_prob and dynamic_log_prob,
         the same with a continuous cache and under dynamic evaluation; and of the first `training.sample_examples` also
         continuation, what the model writes after the first words.
@@ -65,9 +66,8 @@ def counts(row, text) -> dict:
 def output_line(result) -> str:
     """What is printed of a scored text: log10 probability, tokens, unknown tokens, perplexity, with tabs between."""
     log10 = result["log_prob"] / math.log(10)
-    return (
-        f"{log10:.4f}\t{result['tokens']}\t{result['unknown']}\t{perplexity(-result['log_prob'], result['tokens']):.4f}"
-    )
+    each = perplexity(-result["log_prob"], result["tokens"])
+    return f"{log10:.4f}\t{result['tokens']}\t{result['unknown']}\t{each:.4f}"
 
 
 def perplexity(nats, tokens) -> float:
@@ -101,7 +101,7 @@ def score_texts(config, model, features, texts: Sequence[str]) -> list[dict]:
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------- probabilities
+# ------------------------------------------------------------------------------------------------------- probabilities
 
 
 def stream_log_probs(config, model, rows, begins) -> dict[str, list[np.ndarray]]:
@@ -115,7 +115,7 @@ def stream_log_probs(config, model, rows, begins) -> dict[str, list[np.ndarray]]
     ids, edges = np.array([token for row in rows for token in row], np.int32), np.cumsum([len(row) for row in rows])
     documents = {int(edge) - len(row) for row, edge, begin in zip(rows, edges, begins, strict=True) if begin}
     cuts = sorted({0, len(ids), *documents, *np.linspace(0, len(ids), decoding.streams + 1).astype(int).tolist()})
-    streams = [ids[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    streams = [ids[a:b] for a, b in pairwise(cuts)]
     firsts = [ids[a - 1] if a else EOS for a in cuts[:-1]]
     size = decoding.batch_size
     found = {"stream_log_prob": token_log_probs(model, streams, size, firsts)}
@@ -262,7 +262,7 @@ def dynamic_log_probs(config, model, streams, firsts) -> list[np.ndarray]:
     return results
 
 
-# ---------------------------------------------------------------------------------------------------------------- new text
+# ------------------------------------------------------------------------------------------------------------ new text
 
 
 def generate(config, model, features, prompts: Sequence[str]) -> list[dict]:

@@ -222,21 +222,11 @@ def test_conversion_happens_once_wherever_the_files_are(folder, tmp_path):
 
 
 def test_every_other_content_has_another_identity(folder):
-    def identities():
-        for data in (
-            {},
-            {"documents": "lines"},
-            {"on_error": "skip"},
-            {"valid": "test"},
-            {"dir": folder / "train.txt"},
-        ):
-            yield prepare(configured(folder, **data)).identity
-
-    write(folder / "train.txt", LINES * 4)
-    before = list(identities())
-    write(folder / "train.txt", LINES[::-1] * 4)
-    write(folder / "test.txt", ["other"])
-    found = [*before, *identities()]
+    others = [{}, {"documents": "lines"}, {"on_error": "skip"}, {"valid": "test"}, {"dir": f"{folder}/train.txt"}]
+    found = []
+    for lines in (["a", "b"] * 20, ["b", "a"] * 20):
+        write(folder / "train.txt", lines)
+        found += [prepare(configured(folder, **data)).identity for data in others]
     assert len(set(found)) == len(found)
     assert all(re.fullmatch(r"[\w.-]+", identity) for identity in found)
 

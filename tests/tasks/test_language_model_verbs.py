@@ -4,6 +4,7 @@ import argparse
 import functools
 import io
 import json
+import logging
 import math
 import shutil
 import sys
@@ -72,6 +73,7 @@ def answer(forward, monkeypatch, capsys):
         return Context(run=run, config=config, **restored(run.directory))
 
     monkeypatch.setattr(evaluate, "restore", restore)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # graphs that no single command would make are many
 
     def answer(verb, *words, stdin=b"", run=forward):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
