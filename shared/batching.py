@@ -3,6 +3,7 @@
 Everything is a pure function of the examples' order and a seed, so a training that stops can go on where it was.
 """
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -64,6 +65,15 @@ def length_sorted_batches(examples: tf.data.Dataset, lengths, batch_size: int, p
 def pad(rows: tf.RaggedTensor) -> tf.Tensor:
     """Rows of different length -> (rows, padded length), padded on the right with 0."""
     return rows.to_tensor(shape=tf.stack([-1, padded_length(tf.cast(rows.bounding_shape(axis=1), tf.int64))]))
+
+
+def padded_array(rows, first=(), last=()) -> np.ndarray:
+    """Lists of ids -> (rows, padded length) int32, each row begun by `first`, ended by `last`, padded with 0."""
+    rows = [[*first, *row, *last] for row in rows]
+    array = np.zeros((len(rows), padded_length(max(map(len, rows)))), np.int32)
+    for i, row in enumerate(rows):
+        array[i, : len(row)] = row
+    return array
 
 
 def padded_length(length):

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from shared.text import EOS
-from tasks.language_model.features import BATCH
+from tasks.language_model.features import encoded
 
 SHORTEST_WINDOW = 5
 
@@ -134,12 +134,9 @@ def _write_tokens(examples, features, paths):
     unfinished = [path.with_name(f"{path.name}.{os.getpid()}.unfinished") for path in paths]
     position = 0
     with open(unfinished[0], "wb") as ids, open(unfinished[1], "wb") as starts:
-        for batch in examples.batch(BATCH).as_numpy_iterator():
-            rows = features.encode([text.decode("utf-8") for text in batch["text"]])
-            lengths = np.array([len(row) for row in rows])
-            begins = position + np.cumsum(lengths) - lengths
-            np.array([token for row in rows for token in row], np.int32).tofile(ids)
-            begins[batch["begins"]].astype(np.int64).tofile(starts)
-            position += int(lengths.sum())
+        for some, lengths, begins in encoded(examples, features):
+            some.tofile(ids)
+            (position + np.cumsum(lengths) - lengths)[begins].astype(np.int64).tofile(starts)
+            position += some.size
     for path, source in zip(paths, unfinished, strict=True):
         os.replace(source, path)

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import tensorflow as tf
 
-from shared.batching import padded_length
+from shared.batching import padded_array, padded_length
 from shared.config import UserError
 from shared.decoding import beam_search, chooser, greedy, sample
 from shared.text import BOS, EOS, UNK
@@ -31,7 +31,7 @@ def decode(config, model, features, corpus, split, limit) -> list[dict]:
         the end of the line included), tokens, unknown and characters; of a model that reads from the left also
         stream_log_prob, with all that came before it in mind, and where asked for cache_log_prob and dynamic_log_prob,
         the same with a continuous cache and under dynamic evaluation; and of the first `training.sample_examples` also
-        continuation, what the model writes after the first words.
+        continuation, what the model writes after the first three words.
     """
     examples = [*corpus.splits[split]().take(limit or -1).as_numpy_iterator()]
     texts = [example["text"].decode("utf-8") for example in examples]
@@ -51,7 +51,7 @@ def decode(config, model, features, corpus, split, limit) -> list[dict]:
         result["output"] = output_line(result)
     if not config.model.bidirectional:
         shown = results[: config.training.sample_examples]
-        written = generate(config, model, features, [beginning(result["text"]) for result in shown])
+        written = generate(config, model, features, [" ".join(result["text"].split()[:3]) for result in shown])
         for result, new in zip(shown, written, strict=True):
             result["continuation"] = new["output"]
     return results
@@ -73,12 +73,6 @@ def output_line(result) -> str:
 def perplexity(nats, tokens) -> float:
     """exp(nats / tokens); infinite of a model that has diverged, where exp would raise."""
     return math.exp(nats / tokens) if nats < 700 * tokens else math.inf
-
-
-def beginning(text) -> str:
-    """The first third of a text's words, from which a sample is continued."""
-    words = text.split()
-    return " ".join(words[: len(words) // 3])
 
 
 def score_texts(config, model, features, texts: Sequence[str]) -> list[dict]:
@@ -156,7 +150,9 @@ def _read(rows, firsts, model, cache):
     for i, row in enumerate(rows):
         targets[i, : len(row)] = row
     tokens = np.concatenate([np.array(firsts, np.int32)[:, None], targets[:, :-1]], axis=1)
-    state, memory = model.stack.zero_state(len(rows)), _empty_memory(model, len(rows), cache[0]) if cache else None
+    state = model.stack.zero_state(len(rows))
+    if cache:
+        memory = tf.zeros((len(rows), cache[0], model.output_units)), tf.zeros((len(rows), cache[0]), tf.int32)
     found = []
     for start in range(0, longest, steps):
         # Only rows that go on are read; the first is the longest.
@@ -188,10 +184,6 @@ def _scored(model):
 def _log_probs(model, outputs, targets):
     logits = model.logits(outputs)
     return -tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
-
-
-def _empty_memory(model, rows, size):
-    return tf.zeros((rows, size, model.output_units)), tf.zeros((rows, size), tf.int32)
 
 
 @functools.lru_cache(maxsize=4)
@@ -276,7 +268,7 @@ def generate(config, model, features, prompts: Sequence[str]) -> list[dict]:
     rows = features.vocabulary.encode(prompts)
     for number, start in enumerate(range(0, len(rows), decoding.batch_size)):
         some = rows[start : start + decoding.batch_size]
-        found = _search(model, decoding)(_prompts(some), decoding.seed + number).numpy()
+        found = _search(model, decoding)(padded_array(some, first=[EOS]), decoding.seed + number).numpy()
         results += [_written(features, prompts[start + i], row, found, i) for i, row in enumerate(some)]
     return results
 
@@ -288,10 +280,9 @@ def stream(config, model, features, prompt: str) -> Iterator[str]:
         yield generate(config, model, features, [prompt])[0]["output"]
         return
     ids, unknown = features.vocabulary.encode([prompt])[0], _unknown(features, prompt)
-    shown = features.vocabulary.decode(ids, unknown)
-    yield shown
+    yield (shown := features.vocabulary.decode(ids, unknown))
     start, step = _steps(model, decoding)
-    tokens, state = start(_prompts([ids]))
+    tokens, state = start(padded_array([ids], first=[EOS]))
     for index in range(decoding.max_tokens):
         tokens, state = step(tokens, state, index)
         ids = [*ids, int(tokens[0])]
@@ -300,13 +291,6 @@ def stream(config, model, features, prompt: str) -> Iterator[str]:
         text = features.vocabulary.decode(ids, unknown)
         yield text[len(shown) :]
         shown = text
-
-
-def _prompts(rows) -> np.ndarray:
-    array = np.zeros((len(rows), padded_length(1 + max(map(len, rows)))), np.int32)
-    for i, row in enumerate(rows):
-        array[i, : 1 + len(row)] = [EOS, *row]
-    return array
 
 
 def _unknown(features, text) -> list[str]:
@@ -364,8 +348,7 @@ def _written(features, prompt, ids, found, row) -> dict:
         for k, length in enumerate(found.lengths[row])
         if length
     ]
-    best = {"output": n_best[0]["output"], "log_prob": n_best[0]["log_prob"]}
-    return {**best, "tokens": int(found.lengths[row, 0]), "n_best": n_best}
+    return {**n_best[0], "tokens": int(found.lengths[row, 0]), "n_best": n_best}
 
 
 def fill(config, model, features, lines: Sequence[str], count: int) -> list[list[tuple[str, float]]]:
@@ -380,7 +363,7 @@ def fill(config, model, features, lines: Sequence[str], count: int) -> list[list
     names, results = features.vocabulary.tokens(), []
     for start in range(0, len(rows), config.decoding.batch_size):
         some = slice(start, start + config.decoding.batch_size)
-        array = _prompts(rows[some])
+        array = padded_array(rows[some], first=[EOS])
         log_probs = _at_gaps(model)(array[:, :-1], array[:, 1:], np.array(places[some], np.int32)).numpy()
         log_probs[:, : UNK + 1] = -np.inf  # neither an unknown word nor the end of a line is a word
         best = np.argsort(-log_probs, axis=1, kind="stable")[:, :count]

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from tasks.language_model.config import LanguageModelConfig
 
 logger = logging.getLogger(__name__)
 
-BATCH = 1024  # examples fetched and encoded at once, for speed alone
+TOGETHER = 1 << 20  # bytes of text encoded at once: fewer are slower, and each takes some hundred bytes of memory
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def fit(config: LanguageModelConfig, corpus: Corpus) -> Features:
         raise UserError(f"vocabulary: {corpus.name} has but one word, {words[0]!r}, so there is nothing to predict")
     features = Features(vocabulary, 0)
     tokens = unknown = 0
-    for ids in encoded(corpus.splits["train"](), features):
+    for ids, _, _ in encoded(corpus.splits["train"](), features):
         tokens, unknown = tokens + ids.size, unknown + int((ids == UNK).sum())
     streams, window = config.data.batch_size, config.data.window
     if tokens < 2 * streams:
@@ -81,11 +82,24 @@ def load(config: LanguageModelConfig, directory: str | Path) -> Features:
     return Features(_read(Path(directory, "vocabulary.json")), num_tokens)
 
 
-def encoded(examples, features: Features) -> Iterator[np.ndarray]:
-    """The ids of a dataset's texts, int32, some at a time and in order."""
-    for batch in examples.batch(BATCH).as_numpy_iterator():
-        rows = features.encode([text.decode("utf-8") for text in batch["text"]])
-        yield np.array([token for row in rows for token in row], np.int32)
+def encoded(examples, features: Features) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """A dataset's texts, some at a time and in order: their ids one after the other, int32; the number of ids of each
+    text; and whether a document begins with it."""
+    examples = examples.as_numpy_iterator()
+    while some := _some(examples):
+        rows = features.encode([example["text"].decode("utf-8") for example in some])
+        ids = np.fromiter(chain.from_iterable(rows), np.int32)
+        yield ids, np.array([len(row) for row in rows]), np.array([example["begins"] for example in some])
+
+
+def _some(examples: Iterator[dict]) -> list[dict]:
+    some, size = [], 0
+    for example in examples:
+        some.append(example)
+        size += len(example["text"])
+        if size >= TOGETHER:
+            break
+    return some
 
 
 def _joined(rows: list[list[int]]) -> list[int]:
@@ -106,9 +120,8 @@ def _learn(config: LanguageModelConfig, corpus: Corpus) -> Vocabulary:
 
 
 def _lines(corpus: Corpus) -> Iterator[str]:
-    for batch in corpus.splits["train"]().batch(BATCH).as_numpy_iterator():
-        for text in batch["text"]:
-            yield from text.decode("utf-8").split("\n")
+    for example in corpus.splits["train"]().as_numpy_iterator():
+        yield from example["text"].decode("utf-8").split("\n")
 
 
 def _read(path: Path) -> Vocabulary:

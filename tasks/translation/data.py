@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from shared.batching import length_sorted_batches, padded_length, passes
+from shared.batching import length_sorted_batches, passes
 from shared.text import BOS, EOS
 from tasks.translation.features import BATCH, fits
 
@@ -71,15 +71,6 @@ def _with_targets(batch):
     bos = tf.fill([tf.shape(targets)[0], 1], np.int32(BOS))
     inputs = {"source": batch["source"], "target": tf.concat([bos, targets[:, :-1]], axis=1)}
     return inputs, targets, tf.cast(targets != 0, tf.float32)
-
-
-def padded_array(rows, first=(), last=(EOS,)) -> np.ndarray:
-    """Lists of ids -> (rows, padded length) int32, each row begun by `first`, ended by `last`, padded with 0."""
-    rows = [[*first, *row, *last] for row in rows]
-    array = np.zeros((len(rows), padded_length(max(map(len, rows)))), np.int32)
-    for i, row in enumerate(rows):
-        array[i, : len(row)] = row
-    return array
 
 
 def _texts(column):

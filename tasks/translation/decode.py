@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from shared.batching import padded_array
 from shared.decoding import beam_search, fuse, greedy, sample
 from shared.evaluate import restore_language_model
-from shared.text import BOS, UNK
-from tasks.translation.data import padded_array
+from shared.text import BOS, EOS, UNK
 
 
 def decode(config, model, features, corpus, split, limit) -> list[dict]:
@@ -55,7 +55,7 @@ def translate(config, model, features, sources: Sequence[str], attention=False) 
     rows = [row[: config.data.max_length] for row in features.source.encode(sources)]
     results = [{"output": "", "score": 0.0, "log_prob": 0.0, "n_best": []} for _ in sources]
     for number, batch in enumerate(length_sorted(rows, decoding.batch_size)):
-        sources_read = padded_array([rows[i] for i in batch])
+        sources_read = padded_array([rows[i] for i in batch], last=[EOS])
         found = _search(model, decoding, language_model)(sources_read, decoding.seed + number).numpy()
         for row, i in enumerate(batch):
             results[i] = _result(features, decoding, sources[i], found, row, len(rows[i]), attention)
@@ -137,8 +137,8 @@ def score_pairs(config, model, features, sources, targets) -> list[tuple[float, 
     for batch in length_sorted(
         [[*s, 0, *t] for s, t in zip(source_rows, target_rows, strict=True)], config.decoding.batch_size
     ):
-        source = padded_array([source_rows[i] for i in batch])
-        target = padded_array([target_rows[i] for i in batch], first=[BOS])
+        source = padded_array([source_rows[i] for i in batch], last=[EOS])
+        target = padded_array([target_rows[i] for i in batch], first=[BOS], last=[EOS])
         log_probs = _teacher_forced(model)(source, target).numpy()
         for i, log_prob in zip(batch, log_probs, strict=True):
             results[i] = float(log_prob), len(target_rows[i]) + 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from shared.batching import length_sorted_batches, pad, padded_length, passes
+from shared.batching import length_sorted_batches, pad, padded_array, padded_length, passes
 
 SIZE, BATCH, POOL = 53, 4, 3
 STEPS = -(-SIZE // BATCH)
@@ -141,3 +141,13 @@ def test_sorting_saves_padding():
     assert padding(whole) < 0.1 < 0.2 < padding(one_pass(three_passes(), 0)) + 0.1 < padding(shuffled) + 0.1
     lengths = [batch["long"].shape[1] for batch in whole]
     assert lengths != sorted(lengths) and lengths != sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize("rows", [[[5, 6], [7]], [[5] * 40, []], [[]]])
+@pytest.mark.parametrize("first", [[], [1]])
+def test_padded_arrays(rows, first):
+    array = padded_array(rows, first, [2])
+    assert array.dtype == np.int32 and array.shape == (len(rows), padded_length(max(map(len, rows)) + 1 + len(first)))
+    for padded, row in zip(array.tolist(), rows, strict=True):
+        expected = [*first, *row, 2]
+        assert padded == [*expected, *[0] * (array.shape[1] - len(expected))]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from shared.decoding import VOID, beam_search, greedy, sample, tile_beams
+from shared.decoding import VOID, Hypotheses, beam_search, chooser, greedy, sample, tile_beams
 from shared.decoding.protocol import top_k, top_tokens
 from shared.decoding.sampling import truncate
 
@@ -440,3 +440,43 @@ def test_cold_sampling_is_greedy(temperature):
     arguments = (model.step, model.start(), 20, [10] * 20, 10)
     for expected, found in zip(greedy(*arguments), sample(*arguments, temperature=temperature), strict=True):
         np.testing.assert_allclose(expected, found, rtol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [(1.0, 0, 1.0, 0.0), (1.5, 6, 0.8, 0.2), (0.0, 0, 1.0, 0.0)])
+def test_choosing_step_by_step_is_sampling(settings):
+    model, rows = Model(17, sentences=9, vocabulary=30), 9
+    expected = sample(model.step, model.start(), rows, [8] * rows, 8, *settings, seed=5)
+    choose, state, tokens, texts = chooser(*settings, seed=5), model.start(), tf.fill([rows], BOS), []
+    for index in range(expected.tokens.shape[2]):
+        log_probs, state = model.step(tokens, state)
+        tokens = choose(log_probs, index)
+        texts.append(tokens.numpy())
+    assert tokens.dtype == tf.int32
+    for row, text in enumerate(np.array(texts).T.tolist()):
+        length = int(expected.lengths[row, 0])
+        assert text[:length] == expected.tokens[row, 0, :length].numpy().tolist()
+    assert len({tuple(text) for text in np.array(texts).T.tolist()}) > 5
+
+
+def test_choosing_depends_on_seed_and_step_and_never_takes_pad_or_bos():
+    log_probs = tf.math.log([[0.4, 0.4, 0.1, 0.05, 0.05]] * 200)
+    drawn = {
+        (seed, index): chooser(seed=seed)(log_probs, index).numpy().tolist() for seed in (1, 2) for index in (0, 1)
+    }
+    assert len({tuple(tokens) for tokens in drawn.values()}) == 4
+    assert {token for tokens in drawn.values() for token in tokens} == {2, 3, 4}
+    assert drawn[1, 0] == chooser(seed=1)(log_probs, tf.constant(0)).numpy().tolist()
+    assert set(chooser(pad=2, bos=3, seed=1)(log_probs, 0).numpy()) == {0, 1, 4}
+    for settings in ({"temperature": -1.0}, {"top_p": 0.0}, {"min_p": 2.0}, {"top_k": -1}):
+        with pytest.raises(ValueError, match="sampling needs"):
+            chooser(**settings)
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_hypotheses_in_numpy_are_the_same(attention):
+    model = Model(18)
+    found = greedy(model.step, model.start(attention=attention), 3, [4, 4, 4], 4)
+    plain = found.numpy()
+    assert isinstance(plain, Hypotheses) and (plain.attention is not None) == attention
+    for tensor, array in zip(found, plain, strict=True):
+        assert tensor is None or (isinstance(array, np.ndarray) and np.array_equal(tensor, array))

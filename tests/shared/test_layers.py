@@ -1,5 +1,7 @@
 """Our recurrent layers are Keras' own in every result and gradient, on whichever path they take."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,12 @@ import tensorflow as tf
 
 from shared.recurrent import CELLS, kernel_of
 
-KERAS = {"simple": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
+KERAS = {
+    "simple": keras.layers.SimpleRNN,
+    "relu": functools.partial(keras.layers.SimpleRNN, activation="relu"),
+    "lstm": keras.layers.LSTM,
+    "gru": keras.layers.GRU,
+}
 LENGTHS = [6, 2, 1, 4]
 
 
@@ -15,13 +22,14 @@ def normal(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).normal(size=shape).astype("float32")
 
 
-def pair(cell, **arguments):
+def pair(cell, weight_drop=0.0, **arguments):
     """Our layer and Keras' with the same weights."""
     arguments = {"return_sequences": True, "return_state": True, "zero_output_for_mask": True, **arguments}
-    layers = CELLS[cell](5, **arguments), KERAS[cell](5, **arguments)
+    layers = CELLS[cell](5, weight_drop=weight_drop, **arguments), KERAS[cell](5, **arguments)
     for layer in layers:
         layer.build((None, None, 3))
-        layer.set_weights([0.5 * normal(*weight.shape, seed=i) for i, weight in enumerate(layer.weights)])
+        for i, weight in enumerate(layer.trainable_weights):
+            weight.assign(0.5 * normal(*weight.shape, seed=i))
     return layers
 
 
@@ -99,3 +107,99 @@ def test_input_dropout_keeps_one_mask_for_all_steps():
     outputs = np.array(layer(inputs, training=True))  # without a memory, equal inputs give equal outputs
     np.testing.assert_allclose(outputs, np.repeat(outputs[:, :1], 4, axis=1), atol=1e-6)
     assert not np.allclose(outputs, layer(inputs, training=False))
+
+
+def test_a_rectified_layer_hands_its_state_on_at_first():
+    layer = CELLS["relu"](4)
+    layer.build((None, None, 3))
+    np.testing.assert_array_equal(layer.cell.recurrent_kernel, np.eye(4))
+
+
+# ---------------------------------------------------------------------------------------------------------- weight-drop
+
+
+def with_dropped_weights(layer, rate):
+    """A function that gives Keras' own layer, of the same class, the W that the next call of `layer` will drop to."""
+    generator = keras.random.SeedGenerator()
+
+    def plain(other):
+        generator.state.assign(layer.weight_drop_seed.state)
+        other.set_weights([weight.numpy() for weight in layer.trainable_weights])
+        W = keras.random.dropout(other.cell.recurrent_kernel.value, rate, seed=generator)
+        other.cell.recurrent_kernel.assign(W)
+        return W.numpy()
+
+    return plain
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("mask", [None, tf.sequence_mask(LENGTHS, 6)], ids=["whole", "masked"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_dropped_weights_are_dropped_for_a_whole_sequence(cell, mask, graph):
+    """Outputs and gradients are those of a layer that has the dropped W; its gradient is 0 where W is."""
+    ours, theirs = pair(cell, weight_drop=0.4)
+    W = with_dropped_weights(ours, 0.4)(theirs)
+    before = ours.cell.recurrent_kernel.numpy()
+    share = np.mean(W == 0)
+    assert 0 < share < 1 and np.allclose(W[W != 0], before[W != 0] / 0.6)
+    found, expected = results(ours, mask, graph), results(theirs, mask, graph)
+    kernel = next(i for i, weight in enumerate(ours.trainable_weights) if weight is ours.cell.recurrent_kernel)
+    kernel -= len(ours.trainable_weights)
+    expected[kernel] = np.where(W == 0, 0, expected[kernel] / 0.6)
+    for actual, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=2e-5, atol=2e-6)
+    np.testing.assert_array_equal(ours.cell.recurrent_kernel, before)
+    assert ours.cell.recurrent_kernel in ours.trainable_weights
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_weights_are_dropped_in_training_alone_and_anew_each_time(cell):
+    ours, theirs = pair(cell, weight_drop=0.5)
+    inputs = normal(4, 6, 3)
+    for training in (False, None):
+        for actual, expected in zip(ours(inputs, training=training), theirs(inputs), strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
+    first, second = (np.array(ours(inputs, training=True)[0]) for _ in range(2))
+    assert np.abs(first - second).max() > 1e-3 and np.abs(first - theirs(inputs)[0]).max() > 1e-3
+
+
+def test_one_mask_serves_all_steps_and_rows():
+    """With U = 0, W = 1 and ReLU a unit doubles at every step or is gone from the first one on."""
+    layer = CELLS["relu"](40, return_sequences=True, weight_drop=0.5)
+    layer.build((None, None, 3))
+    outputs = np.array(layer(tf.zeros((2, 5, 3)), initial_state=tf.ones((2, 40)), training=True))
+    kept = outputs[0, 0] > 0
+    assert 5 < kept.sum() < 35
+    np.testing.assert_array_equal(outputs, np.broadcast_to(np.outer(2.0 ** np.arange(1, 6), kept), (2, 5, 40)))
+
+
+@pytest.mark.parametrize("arguments", [{"recurrent_dropout": 0.0, "use_bias": False}, {"activation": "softsign"}])
+def test_what_is_left_to_keras_has_its_weights_dropped_too(arguments):
+    ours, theirs = pair("lstm", weight_drop=0.4, **arguments)
+    with_dropped_weights(ours, 0.4)(theirs)
+    assert kernel_of(ours) == "keras"
+    np.testing.assert_allclose(
+        ours(normal(4, 6, 3), training=True)[0], theirs(normal(4, 6, 3))[0], rtol=2e-5, atol=2e-6
+    )
+
+
+def test_the_weights_come_back_from_a_step_that_fails():
+    layer, _ = pair("gru", weight_drop=0.4)
+    before = layer.cell.recurrent_kernel
+    with pytest.raises(Exception, match=".+"):
+        layer(normal(4, 6, 3), initial_state=normal(4, 99), training=True)
+    assert layer.cell.recurrent_kernel is before
+
+
+def test_both_directions_drop_their_own_weights():
+    layer = keras.layers.Bidirectional(CELLS["relu"](20, return_sequences=True, weight_drop=0.5))
+    layer.build((None, None, 3))
+    outputs = np.array(layer(tf.zeros((1, 1, 3)), initial_state=[tf.ones((1, 20))] * 2, training=True))[0, 0]
+    assert set(outputs) == {0.0, 2.0} and np.any(outputs[:20] != outputs[20:])
+
+
+@pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])
+def test_a_copy_from_the_configuration_drops_as_many_weights(cell):
+    layer = CELLS[cell](5, weight_drop=0.3)
+    assert type(layer).from_config(layer.get_config()).weight_drop == 0.3
+    assert type(layer).from_config(CELLS[cell](5).get_config()).weight_drop == 0.0

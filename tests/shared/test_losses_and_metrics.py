@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from shared.losses import TokenCrossEntropy
+from shared.losses import TokenCrossEntropy, token_cross_entropy
 from shared.metrics import TokenCount
 
 IDS = 7
@@ -34,6 +34,17 @@ def test_smoothing_is_that_of_dense_targets(smoothing):
     expected = np.sum(dense(np.eye(IDS, dtype="float32")[TARGETS], LOGITS) * WEIGHTS) / np.sum(WEIGHTS)
     loss = TokenCrossEntropy(smoothing)(TARGETS, LOGITS, sample_weight=WEIGHTS)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
+def test_every_token_has_its_own_cross_entropy(smoothing):
+    found = token_cross_entropy(TARGETS, LOGITS, smoothing)
+    assert found.shape == TARGETS.shape and found.dtype == tf.float32
+    log_probs = LOGITS - np.log(np.exp(LOGITS).sum(axis=-1, keepdims=True))
+    expected = (1 - smoothing) * nats(LOGITS) - smoothing * log_probs.mean(axis=-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    mean = np.sum(expected * WEIGHTS) / np.sum(WEIGHTS)
+    np.testing.assert_allclose(TokenCrossEntropy(smoothing)(TARGETS, LOGITS, sample_weight=WEIGHTS), mean, rtol=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from shared.recurrent import Attention, AttentionDecoder, RecurrentStack, recurrent_layer
 
-CELLS = ["simple", "lstm", "gru"]
+CELLS = ["simple", "relu", "lstm", "gru"]
 ATTENTIONS = ["additive", "dot", "none"]
 UNITS, FEATURES, MEMORY = 4, 3, 5
 LENGTHS = [5, 3, 1]
@@ -22,6 +22,10 @@ def sigmoid(x):
 
 def simple_step(x, state, U, W, b):
     return (np.tanh(x @ U + state[0] @ W + b),)
+
+
+def relu_step(x, state, U, W, b):
+    return (np.maximum(x @ U + state[0] @ W + b, 0),)
 
 
 def lstm_step(x, state, U, W, b):
@@ -40,7 +44,7 @@ def gru_step(x, state, U, W, b):
 
 def unroll(cell, inputs, state, weights, mask=None):
     """The recurrence step by step: outputs, zero where masked, and the final state, which masked steps leave alone."""
-    step = {"simple": simple_step, "lstm": lstm_step, "gru": gru_step}[cell]
+    step = {"simple": simple_step, "relu": relu_step, "lstm": lstm_step, "gru": gru_step}[cell]
     mask = np.ones(inputs.shape[:2], bool) if mask is None else mask
     outputs = []
     for t in range(inputs.shape[1]):
@@ -57,7 +61,8 @@ def normal(*shape, seed=0):
 def randomize(layer, spread=0.5, seed=0):
     """Fills all weights, biases too: what starts at zero must not hide what it does."""
     random = np.random.default_rng(seed)
-    layer.set_weights([spread * random.normal(size=weight.shape) for weight in layer.weights])
+    for weight in layer.trainable_weights:
+        weight.assign(spread * random.normal(size=weight.shape))
     return layer
 
 
@@ -209,6 +214,43 @@ def test_steps_are_the_unroll(cell, residual):
 def test_zeros_are_the_state_before_the_first_step(cell, bidirectional):
     stack, inputs = make_stack(cell, num_layers=2, bidirectional=bidirectional), normal(2, 4, FEATURES)
     assert_close(stack(inputs, initial_state=stack.zero_state(2)), stack(inputs), 1e-6)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_layer_can_have_its_own_size(cell, bidirectional):
+    stack, inputs = RecurrentStack(cell, [3, 6, 2], bidirectional=bidirectional), normal(2, 4, FEATURES)
+    stack.build((None, None, FEATURES))
+    outputs, final = randomize(stack)(inputs)
+    directions = 2 if bidirectional else 1
+    assert outputs.shape == (2, 4, 2 * directions) and stack.output_units == 2 * directions
+    states = directions * len(zero_states(cell, 1))
+    assert [[part.shape for part in layer] for layer in final] == [[(2, size)] * states for size in (3, 6, 2)]
+    expected = inputs
+    for layer in stack.recurrences:
+        expected = layer(expected)[0]
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+    assert_close(stack(inputs, initial_state=stack.zero_state(2)), (outputs, final), 1e-6)
+
+
+def test_a_list_of_equal_sizes_is_their_number():
+    stacks = [RecurrentStack("lstm", [4, 4]), RecurrentStack("lstm", 4, 2)]
+    for stack in stacks:
+        stack.build((None, None, FEATURES))
+    first, second = ([weight.shape for weight in stack.weights] for stack in stacks)
+    assert first == second
+
+
+def test_every_layer_drops_its_recurrent_weights_and_steps_do_not():
+    stack, inputs = make_stack("gru", num_layers=2, weight_drop=0.5), normal(2, 4, FEATURES)
+    plain = make_stack("gru", num_layers=2)
+    for mine, theirs in zip(stack.trainable_weights, plain.trainable_weights, strict=True):
+        mine.assign(theirs)
+    assert [layer.weight_drop for layer in stack.recurrences] == [0.5, 0.5]
+    assert np.abs(stack(inputs, training=True)[0] - plain(inputs)[0]).max() > 1e-3
+    np.testing.assert_array_equal(stack(inputs, training=False)[0], plain(inputs)[0])
+    state = stack.zero_state(2)
+    np.testing.assert_array_equal(stack.step(inputs[:, 0], state)[0], plain.step(inputs[:, 0], state)[0])
 
 
 def test_both_directions_cannot_go_step_by_step():

@@ -193,7 +193,7 @@ def files_in(folder):
 
 
 def test_tokens_are_those_of_the_text_wherever_they_begin(made, monkeypatch):
-    monkeypatch.setattr(data, "BATCH", 7)
+    monkeypatch.setattr("tasks.language_model.features.TOGETHER", 20)
     for documents, begins in DOCUMENTS.items():
         config, corpus, features = made(documents=documents)
         tokens = load_tokens(config, corpus, features, "train")

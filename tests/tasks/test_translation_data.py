@@ -11,7 +11,7 @@ from shared.config import TrainingConfig
 from shared.task import Corpus
 from shared.text import BOS, EOS, PAD
 from tasks.translation.config import DataConfig, TranslationConfig, VocabularyConfig
-from tasks.translation.data import encode_pairs, padded_array, steps_per_pass, training_batches
+from tasks.translation.data import encode_pairs, steps_per_pass, training_batches
 from tasks.translation.features import fit
 
 LONGEST, BATCH = 8, 5
@@ -126,13 +126,3 @@ def test_every_seed_gives_batches(seed):
         assert sorted(texts(stream(STEPS, seed=seed))) == sorted(KEPT)
     finally:
         tf.random.set_seed(1)
-
-
-@pytest.mark.parametrize("rows", [[[5, 6], [7]], [[5] * 40, []], [[]]])
-@pytest.mark.parametrize("first", [[], [BOS]])
-def test_padded_arrays(rows, first):
-    array = padded_array(rows, first)
-    assert array.dtype == np.int32 and array.shape == (len(rows), padded_length(max(map(len, rows)) + 1 + len(first)))
-    for padded, row in zip(array.tolist(), rows, strict=True):
-        expected = [*first, *row, EOS]
-        assert padded == [*expected, *[PAD] * (array.shape[1] - len(expected))]

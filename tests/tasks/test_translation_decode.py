@@ -142,6 +142,23 @@ def test_hypotheses_come_best_first():
 
 
 @methods
+def test_a_translator_without_attention_translates(config):
+    size = len(features().source)
+    options = {"cell": "gru", "embedding_units": 6, "encoder_units": 5, "decoder_units": 7, "attention": "none"}
+    model = Translator(ModelConfig(**options), size, size, True)
+    model.build()
+    random = np.random.default_rng(1)
+    model.set_weights([0.8 * random.normal(size=weight.shape) for weight in model.weights])
+    found = translate(config, model, features(), SENTENCES)
+    assert [bool(one["n_best"]) for one in found] == [bool(sentence.strip()) for sentence in SENTENCES]
+    assert len({one["output"] for one in found}) >= 3
+    scored = score_pairs(config, model, features(), SENTENCES[:3], [one["output"] for one in found[:3]])
+    for one, sentence, (log_prob, tokens) in zip(found, SENTENCES, scored, strict=False):
+        if UNK not in features().target.encode([one["output"]])[0] and tokens <= 2 * (len(sentence.split()) + 1) + 20:
+            assert one["log_prob"] == pytest.approx(log_prob, rel=1e-4)
+
+
+@methods
 def test_what_the_search_says_of_a_translation_is_what_the_model_says(config):
     found = translate(config, translator(), features(), SENTENCES)
     pairs = [(sentence, one) for sentence, best in zip(SENTENCES, found, strict=True) for one in best["n_best"]]
