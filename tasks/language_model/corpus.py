@@ -60,10 +60,11 @@ def _tiny_world(config: LanguageModelConfig) -> Corpus:
     data, feature = config.data, TINY_WORLD_FEATURES[config.data.language]
     builder = corpora.built(lambda: text.prepare_text(data.cache, data.size, TINY_WORLD_SEED), data.cache)
     begins = data.documents == "lines"
+    comparable = config.vocabulary.unit == "word" and not config.model.bidirectional
     return Corpus(
         splits={split: functools.partial(_open, builder, split, feature, begins) for split in SPLITS},
         sizes={split: builder.info.splits[split].num_examples for split in SPLITS},
-        optimum=_optimum(builder, data.language) if config.vocabulary.unit == "word" else {},
+        optimum=_optimum(builder, data.language) if comparable else {},
         name=f"tiny world {data.language}",
         identity=f"{_identity(builder)}-{data.language}-{data.documents}",
     )

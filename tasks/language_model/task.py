@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import islice
 from operator import itemgetter
 
 import numpy as np
@@ -17,7 +17,7 @@ from shared.task import Task
 from shared.text import UNK
 from tasks.language_model.corpus import prepare
 from tasks.language_model.data import steps_per_pass, training_batches
-from tasks.language_model.decode import GAP, decode, fill, generate, output_line, score_texts, stream
+from tasks.language_model.decode import GAP, decode, fill, generate, output_line, perplexity, score_texts, stream
 from tasks.language_model.features import fit, load
 from tasks.language_model.model import LanguageModel, loss
 from tasks.language_model.score import score
@@ -61,7 +61,8 @@ def predict(context, arguments) -> None:
     """Writes how probable each line is; an empty line is a text, too, of which only the end is to be guessed."""
     for (number, text), result in scored(context, enumerate(input_lines(arguments), 1)):
         if arguments.json:
-            sys.stdout.write(f"{json.dumps({'id': number, 'text': text, **result}, ensure_ascii=False)}\n")
+            worth = {"perplexity": perplexity(-result["log_prob"], result["tokens"])}
+            sys.stdout.write(f"{json.dumps({'id': number, 'text': text, **worth, **result}, ensure_ascii=False)}\n")
         else:
             sys.stdout.write(f"{output_line(result)}\n")
 
@@ -93,26 +94,23 @@ def scored(context, rows: Iterable[tuple]) -> Iterator[tuple[tuple, dict]]:
 
 def rerank(context, arguments) -> None:
     """Adds the weighted log probability (nats) to each score of an n-best list and sorts the lines of each id."""
-    for name, group in groupby(scored(context, read_n_best(input_lines(arguments))), key=lambda pair: pair[0][0]):
-        ranked = [(score + arguments.rerank * result["log_prob"], text) for (_, score, text), result in group]
-        for total, text in sorted(ranked, key=itemgetter(0), reverse=True):
+    groups = {}
+    for (name, own, text), result in scored(context, read_n_best(input_lines(arguments))):
+        groups.setdefault(name, []).append((own + arguments.rerank * result["log_prob"], text))
+    for name, hypotheses in groups.items():
+        for total, text in sorted(hypotheses, key=itemgetter(0), reverse=True):
             sys.stdout.write(f"{name}\t{total:.4f}\t{text}\n" if math.isfinite(total) else f"{name}\t\t{text}\n")
 
 
 def read_n_best(lines: Iterable[str]) -> Iterator[tuple[str, float, str]]:
     """(id, score, text) of lines `id TAB score TAB text`; the score of an input without any output is -infinity.
 
-    Raises UserError naming the line that is none, or that comes after those of another id.
+    Raises UserError naming the line that is none.
     """
-    done, last = set(), None
     for number, line in enumerate(lines, 1):
         name, *rest = line.split("\t", 2)
         if len(rest) < 2:
             raise UserError(f"line {number}: is not `id TAB score TAB text`")
-        if name != last and name in done:
-            raise UserError(f"line {number}: the lines of id {name} do not stand together")
-        done.add(name)
-        last = name
         yield name, -math.inf if rest == ["", ""] else _score_of(rest[0], number), rest[1]
 
 
