@@ -277,3 +277,37 @@ def test_translation_decodes_as_it_is_told(translate):
         len(line.split()) <= 2
         for line in translate("predict", "decoding.max_length_ratio=0", "decoding.max_length_extra=2")
     )
+
+
+# ---------------------------------------------------------------------------------------- what one task does for another
+
+
+@pytest.fixture(scope="module")
+def listener(trained, tmp_path_factory):
+    """A language model with the vocabulary of the translation run's target."""
+    vocabulary = trained("translation").directory / "features" / "target.json"
+    made = trained("language_model")
+    run_directory = tmp_path_factory.mktemp("listener") / "run"
+    words = ["data.language=de", f"vocabulary.file={vocabulary}"]
+    done = finish("language_model", *made.words[:4], run_directory, *made.words[5:], *words)
+    assert done.code == 0, done
+    return run_directory
+
+
+def test_a_language_model_takes_part_in_a_translation(translate, listener):
+    alone = [json.loads(line) for line in translate("predict", "--json")]
+    silent = [json.loads(line) for line in translate("predict", "--json", "--lm", listener, "--lm-weight", "0")]
+    loud = [json.loads(line) for line in translate("predict", "--json", "--lm", listener, "--lm-weight", "5")]
+    assert [line["output"] for line in silent] == [line["output"] for line in alone]
+    assert loud != alone
+    same = ("predict", "--json", f"decoding.language_model={listener}", "decoding.language_model_weight=5")
+    assert [json.loads(line) for line in translate(*same)] == loud
+
+
+def test_a_language_model_that_cannot_take_part_is_refused(trained, tmp_path):
+    made, other = trained("translation"), trained("language_model")
+    for directory, reason in ((other.directory, "vocabulary"), (tmp_path / "none", "no such run")):
+        done = finish("translation", "predict", "--run", made.directory, "--lm", directory, stdin=b"two stars\n")
+        assert done.code == 2 and reason in done.one_error()
+    done = finish("translation", "predict", "--run", made.directory, "--lm", other.directory, "--lm-weight", "-1")
+    assert done.code == 2 and "language_model_weight" in done.one_error()

@@ -12,23 +12,52 @@ from tests.commands import finish, pairs_words, start, write_pairs
 
 ROUNDS = 6
 WORDS = [
-    *(f"training.rounds={ROUNDS}", "training.round_steps=5", "training.learning_rate=0.02"),
-    *("training.label_smoothing=0.1", "training.average=0.9", "model.dropout_embedding=0.3"),
-    *("model.dropout_memory=0.3", "model.dropout_output=0.3", "model.dropout_layers=0.3"),
+    *(f"training.rounds={ROUNDS}", "training.round_steps=5", "training.learning_rate=0.02", "training.average=0.9"),
+    *("model.dropout_embedding=0.3", "model.dropout_output=0.3", "model.dropout_layers=0.3"),
 ]
+TASK_WORDS = {
+    "translation": ["training.label_smoothing=0.1", "model.dropout_memory=0.3"],
+    # A pass has nine windows, so that rounds begin within passes and passes within rounds.
+    "language_model": [
+        *("data.corpus=files", "data.batch_size=4", "data.window=8", "data.random_windows=true"),
+        *("model.embedding_units=8", "model.units=8", "model.weight_drop=0.3", "model.dropout_words=0.2"),
+        *("model.samples=6", "model.activation_penalty=2", "model.change_penalty=1", "training.sample_examples=1"),
+    ],
+}
 COSINE = ["training.warmup_steps=7"]
 PLATEAU = ["training.schedule=plateau", "training.plateau_patience=1", "training.patience=3"]
 ACCUMULATED = ["training.accumulate_steps=2", "training.warmup_steps=4"]
+# So fast that it soon gets no better, from where on a plain average is taken.
+AVERAGED = ["training.average=0", "training.average_patience=1", "training.schedule=constant"]
+AVERAGED += ["training.learning_rate=0.3"]
+
+
+def write_text(folder):
+    """A folder of train, valid and test texts: lines of a few letters."""
+    folder.mkdir()
+    draw = random.Random(1)
+    for stem, size in (("train", 60), ("valid", 8), ("test", 8)):
+        lines = [" ".join(draw.choices("abcdefghij", k=draw.randint(1, 7))) for _ in range(size)]
+        (folder / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines))
+    return folder
 
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """(run directory, overrides) -> the words of its command."""
+    """(task, run directory, overrides) -> the words of its command."""
     folder = tmp_path_factory.mktemp("resume")
-    corpus = pairs_words(write_pairs(folder / "pairs"))
+    corpora = {
+        "translation": pairs_words(write_pairs(folder / "pairs")),
+        "language_model": [f"data.dir={write_text(folder / 'text')}", f"data.cache={folder / 'cache'}"],
+    }
     config = folder / "killed.yaml"
     config.write_text("# what is killed\n")
-    return lambda directory, words: ["train", "--config", config, "--run", directory, *corpus, *WORDS, *words]
+
+    def words(task, directory, words):
+        start = ["train", "--config", config, "--run", directory]
+        return [*start, *corpora[task], *WORDS, *TASK_WORDS[task], *words]
+
+    return words
 
 
 def rounds_done(directory):
@@ -71,9 +100,9 @@ def assert_equal_runs(directory, other):
         assert (directory / name).read_bytes() == (other / name).read_bytes()
 
 
-def kill_at(words, moment):
+def kill_at(task, words, moment):
     """Starts a training and kills it once `moment()` has come; False if it ended before."""
-    training = start("translation", *words)
+    training = start(task, *words)
     training.wait_until(moment)
     training.process.kill()
     done = training.finish()
@@ -99,13 +128,14 @@ def writing(directory):
     return lambda: next((directory / "checkpoints").glob(".*.h5"), None) is not None
 
 
-def test_five_kills_change_nothing(train, tmp_path):
+@pytest.mark.parametrize("task", TASK_WORDS)
+def test_five_kills_change_nothing(train, tmp_path, task):
     seed = random.randrange(10**6)
     print(f"moments drawn with seed {seed}")  # shown when the test fails
     draw = random.Random(seed)
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     started = time.monotonic()
-    assert finish("translation", *train(alone, COSINE)).code == 0
+    assert finish(task, *train(task, alone, COSINE)).code == 0
     whole = time.monotonic() - started
     pace = min(json.loads(line)["seconds"] for line in (alone / "metrics.jsonl").read_text().splitlines())
     moments = [
@@ -115,24 +145,31 @@ def test_five_kills_change_nothing(train, tmp_path):
         lambda: after(killed, 4, draw.uniform(0, 2) * pace),
         lambda: after(killed, ROUNDS, draw.uniform(0, 0.2) * whole),  # in the last round, the evaluation or the report
     ]
-    words = train(killed, COSINE)
-    hits = [kill_at(words, moment()) for moment in moments]
+    words = train(task, killed, COSINE)
+    hits = [kill_at(task, words, moment()) for moment in moments]
     print(f"killed: {hits}")
     assert sum(hits) >= 4
-    done = finish("translation", *words)
+    done = finish(task, *words)
     assert done.code == 0 and "resuming after round" in done.err
     assert_equal_runs(alone, killed)
     assert list(killed.rglob(".*.h5")) == []
 
 
-@pytest.mark.parametrize("words", [PLATEAU, ACCUMULATED], ids=["plateau", "accumulated"])
-def test_kills_change_no_other_state(train, tmp_path, words):
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [("translation", PLATEAU), ("translation", ACCUMULATED), ("language_model", AVERAGED)],
+    ids=["plateau", "accumulated", "averaged"],
+)
+def test_kills_change_no_other_state(train, tmp_path, task, words):
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    assert finish("translation", *train(alone, words)).code == 0
+    assert finish(task, *train(task, alone, words)).code == 0
     for rounds in (1, 3):
-        assert kill_at(train(killed, words), after(killed, rounds))
-    assert finish("translation", *train(killed, words)).code == 0
+        assert kill_at(task, train(task, killed, words), after(killed, rounds))
+    done = finish(task, *train(task, killed, words))
+    assert done.code == 0
     assert_equal_runs(alone, killed)
     if words is PLATEAU:
         rates = [line["learning_rate"] for line in last_rounds(killed).values()]
         assert len(set(rates)) > 1  # it was lowered, or the test shows nothing
+    if words is AVERAGED:
+        assert "the weights are averaged from here on" in (alone / "train.log").read_text()

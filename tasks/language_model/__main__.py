@@ -10,9 +10,8 @@ import sys
 from shared.cli import Program, Verb, main
 from shared.config import UserError, missing_path
 from shared.task import Task
-from tasks.language_model.config import DecodingConfig, LanguageModelConfig
+from tasks.language_model.config import GAP, DecodingConfig, LanguageModelConfig
 
-GAP = "___"
 SAMPLING = {"temperature": "--temperature", "top_k": "--top-k", "top_p": "--top-p", "min_p": "--min-p"}
 """Key of the decoding -> the option that sets it and so asks for `sample`."""
 

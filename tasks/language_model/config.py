@@ -6,6 +6,8 @@ from pathlib import Path
 from shared import config
 from shared.config import TrainingConfig, UserError, check_bounds, check_choices, missing_path
 
+GAP = "___"  # stands for the missing word in what `fill` reads
+
 
 @dataclass(frozen=True)
 class DataConfig:

@@ -16,10 +16,10 @@ from shared.batching import padded_array, padded_length
 from shared.config import UserError
 from shared.decoding import beam_search, chooser, greedy, sample
 from shared.text import BOS, EOS, UNK
+from tasks.language_model.config import GAP
 
 WINDOW = 128  # steps read at once
 LOGITS = 1 << 25  # at most so many at once: 128 MiB
-GAP = "___"
 PLACEHOLDER = "\ue000"  # a letter of nobody's alphabet, so that it becomes an unknown word
 
 

@@ -15,9 +15,10 @@ from shared.config import UserError
 from shared.lines import read_lines
 from shared.task import Task
 from shared.text import UNK
+from tasks.language_model.config import GAP
 from tasks.language_model.corpus import prepare
 from tasks.language_model.data import steps_per_pass, training_batches
-from tasks.language_model.decode import GAP, decode, fill, generate, output_line, perplexity, score_texts, stream
+from tasks.language_model.decode import decode, fill, generate, output_line, perplexity, score_texts, stream
 from tasks.language_model.features import fit, load
 from tasks.language_model.model import LanguageModel, loss
 from tasks.language_model.score import score

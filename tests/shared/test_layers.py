@@ -149,7 +149,7 @@ def test_dropped_weights_are_dropped_for_a_whole_sequence(cell, mask, graph):
     for actual, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(actual, wanted, rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(ours.cell.recurrent_kernel, before)
-    assert ours.cell.recurrent_kernel in ours.trainable_weights
+    assert any(weight is ours.cell.recurrent_kernel for weight in ours.trainable_weights)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -186,7 +186,7 @@ def test_what_is_left_to_keras_has_its_weights_dropped_too(arguments):
 def test_the_weights_come_back_from_a_step_that_fails():
     layer, _ = pair("gru", weight_drop=0.4)
     before = layer.cell.recurrent_kernel
-    with pytest.raises(Exception, match=".+"):
+    with pytest.raises(tf.errors.InvalidArgumentError):
         layer(normal(4, 6, 3), initial_state=normal(4, 99), training=True)
     assert layer.cell.recurrent_kernel is before
 

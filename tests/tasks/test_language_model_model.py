@@ -220,7 +220,7 @@ def test_steps_are_teacher_forcing_after_prompts_of_any_length(options):
         assert scores.dtype == tf.float32 and scores.shape == (3, IDS)
         found.append(scores.numpy())
     for row, prompt in enumerate(prompts):
-        text = np.concatenate([prompt[prompt > 0], following[row], [0]])[None]
+        text = np.concatenate([prompt[prompt > 0], following[row], [EOS]])[None]
         np.testing.assert_allclose(np.stack(found, axis=1)[row], log_probs(model, text)[0, -4:], atol=5e-6)
 
 
@@ -242,7 +242,7 @@ def test_a_text_begins_after_an_end_of_line():
     model = make(cell="gru", layers=2)
     state, step = model.start_of_text(2)
     scores, state = step(np.full(2, BOS, "int32"), state)
-    expected = log_probs(model, np.array([[EOS, 5, 0]] * 2))
+    expected = log_probs(model, np.array([[EOS, 5, 4]] * 2))
     np.testing.assert_allclose(scores, expected[:, 0], atol=2e-6)
     np.testing.assert_allclose(step(np.full(2, 5, "int32"), state)[0], expected[:, 1], atol=2e-6)
 
