@@ -195,6 +195,73 @@ def test_attention_is_refused_for_a_model_that_has_none(at_once, run):
     assert done.code == 2 and "model.attention=none" in done.one_error()
 
 
+# ------------------------------------------------------------------------------------------------- texts to learn from
+
+
+WORDS = "a small red circle is above the big blue square"
+TEXTS = {stem: f"{WORDS}\nthe {stem} is red\n\n" * 9 for stem in ("train", "valid", "test")}
+
+
+@pytest.fixture
+def learn(folder, tmp_path):
+    """(texts in place of the usual ones, overrides) -> a training of a tiny language model."""
+
+    def learn(texts, *overrides):
+        (tmp_path / "text").mkdir(exist_ok=True)
+        for stem, text in {**TEXTS, **texts}.items():
+            (tmp_path / "text" / f"{stem}.txt").write_text(text, encoding="utf-8")
+        words = [f"data.dir={tmp_path / 'text'}", f"data.cache={tmp_path / 'cache'}", "data.corpus=files"]
+        words += ["data.batch_size=4", "data.window=10", "model.embedding_units=8", "model.units=8"]
+        words += ["training.rounds=1", "training.sample_examples=1", *overrides]
+        return finish("language_model", "train", "--config", folder / "pairs.yaml", "--run", tmp_path / "run", *words)
+
+    return learn
+
+
+@pytest.mark.parametrize("text", ["", "\n \n\n"], ids=["empty", "blank"])
+@pytest.mark.parametrize("stem", ["train", "valid", "test"])
+def test_an_empty_text_is_named_and_leaves_no_run(learn, tmp_path, stem, text):
+    done = learn({stem: text})
+    assert done.code == 2 and f"{stem}.txt: no text" in done.last_error(), done
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["ha ha ha\nha\n" * 20, "ha\n" * 20], ids=["words", "word"])
+def test_a_text_of_one_word_leaves_nothing_to_predict(learn, text):
+    done = learn({"train": text})
+    assert done.code == 2 and "text has but one word, 'ha', so there is nothing to predict" in done.last_error(), done
+    done = learn({"train": text, "valid": "ha ha\n"}, "vocabulary.unit=character", "data.batch_size=2")
+    assert done.code == 0 and "perplexity_stream" in done.out, done
+
+
+def test_a_text_shorter_than_its_streams_says_how_many_there_can_be(learn):
+    done = learn({"train": f"{WORDS}\n"}, "data.batch_size=6")
+    assert done.code == 2, done
+    assert "data.batch_size: 6 streams need at least 12 tokens, and text has 11; choose fewer" in done.last_error()
+
+
+def test_a_text_shorter_than_one_window_is_learned_from(learn):
+    done = learn({"train": f"{WORDS}\n"}, "data.window=100", "training.round_steps=3")
+    assert done.code == 0 and "each of the 4 streams has 2 tokens, fewer than one window" in done.err, done
+    assert dict(line.split(maxsplit=1) for line in done.out.splitlines())["tokens"] == str(9 * 17)
+
+
+def test_a_line_of_megabytes_is_read_in_pieces(learn, tmp_path):
+    line = f"{WORDS} " * 60_000
+    assert len(line) > 2_800_000
+    texts = {"train": line, "valid": f"{line[:200_000]}\n{WORDS}\n", "test": f"{WORDS}\n{line[:200_000]}\n"}
+    done = learn(texts, "training.round_steps=3", "training.validation_examples=0")
+    assert done.code == 0 and "perplexity_stream" in done.out, done
+    predictions = [json.loads(line) for line in (tmp_path / "run/predictions/test.jsonl").read_text().splitlines()]
+    assert len(predictions) == 5 and max(len(one["text"]) for one in predictions) <= 1 << 16
+    words = len(f"{WORDS} {line[:200_000]}".split())
+    # One end for each line, none for the pieces of a line.
+    assert sum(one["tokens"] for one in predictions) == words + 2
+    scored = finish("language_model", "score", "--run", tmp_path / "run", stdin=f"{line[:200_000]}\nred\n".encode())
+    assert scored.code == 0 and scored.out.splitlines()[0].split("\t")[1:3] == [str(words - 10 + 1), "0"], scored
+    assert scored.out.count("\n") == 2
+
+
 # --------------------------------------------------------------------------------------------------------- damaged runs
 
 

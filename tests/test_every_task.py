@@ -279,7 +279,7 @@ def test_translation_decodes_as_it_is_told(translate):
     )
 
 
-# ---------------------------------------------------------------------------------------- what one task does for another
+# -------------------------------------------------------------------------------------- what one task does for another
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import sys
 from shared.cli import Program, Verb, main
 from shared.config import UserError, missing_path
 from shared.task import Task
-from tasks.language_model.config import GAP, DecodingConfig, LanguageModelConfig
+from tasks.language_model.config import GAP, LanguageModelConfig
 
-SAMPLING = {"temperature": "--temperature", "top_k": "--top-k", "top_p": "--top-p", "min_p": "--min-p"}
-"""Key of the decoding -> the option that sets it and so asks for `sample`."""
+SAMPLING = {f"decoding.{key}": f"--{key.replace('_', '-')}" for key in ("temperature", "top_k", "top_p", "min_p")}
+"""Key -> the option that sets it and so asks for `sample`."""
 
 
 def load_task() -> Task:
@@ -66,13 +66,17 @@ def generate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt", default="", metavar="TEXT", help="how the text begins; default: nothing")
     parser.add_argument("--count", type=int, default=1, metavar="N", help="texts, one line each; default: 1")
-    parser.add_argument("--temperature", type=number, metavar="T", help="below 1: likelier words; 0: greedy")
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K most probable words; 0: off")
-    parser.add_argument("--top-p", type=number, metavar="P", help="draw from the words that make up this share; 1: off")
-    parser.add_argument("--min-p", type=number, metavar="P", help="draw no word below P * that of the best; 0: off")
-    parser.add_argument("--seed", type=int, metavar="N", help="the same seed writes the same texts")
-    parser.add_argument("--beam", dest="beam_size", type=int, metavar="N", help="search for the N most probable texts")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="longest text, in tokens")
+    for option, metavar, summary in (
+        ("temperature", "T", "below 1: likelier words; 0: greedy"),
+        ("top_k", "K", "draw from the K most probable words; 0: off"),
+        ("top_p", "P", "draw from the words that make up this share; 1: off"),
+        ("min_p", "P", "draw no word below P * that of the best; 0: off"),
+        ("seed", "N", "the same seed writes the same texts"),
+        ("max_tokens", "N", "longest text, in tokens"),
+    ):
+        name = f"--{option.replace('_', '-')}"
+        parser.add_argument(name, dest=f"decoding.{option}", metavar=metavar, help=summary)
+    parser.add_argument("--beam", dest="decoding.beam_size", metavar="N", help="search for the N most probable texts")
     parser.add_argument("--json", action="store_true", help="one JSON object per text (log_prob in nats)")
 
 
@@ -120,7 +124,12 @@ def _check_generate(arguments: argparse.Namespace, config: LanguageModelConfig) 
         )
     if arguments.inputs:
         raise UserError(f"generate: reads no files, found {arguments.inputs[0]!r}; begin the text with --prompt TEXT")
-    decoding = arguments.decoding = _decoding(arguments, config.decoding)
+    drawn = [option for key, option in SAMPLING.items() if getattr(arguments, key) is not None]
+    searched = getattr(arguments, "decoding.beam_size") is not None
+    if drawn and searched:
+        raise UserError(f"generate: --beam searches and {drawn[0]} draws; choose one")
+    method = "sample" if drawn else "beam" if searched else config.decoding.method
+    decoding = arguments.decoding = dataclasses.replace(config.decoding, method=method)
     if decoding.method == "beam":
         limit, why = decoding.beam_size, f"decoding.beam_size={decoding.beam_size} finds 1 to {decoding.beam_size}"
     elif decoding.method == "greedy" or decoding.temperature == 0:
@@ -129,20 +138,6 @@ def _check_generate(arguments: argparse.Namespace, config: LanguageModelConfig) 
         limit, why = math.inf, "it must be at least 1"
     if not 1 <= arguments.count <= limit:
         raise UserError(f"--count: {arguments.count} is out of range; {why}")
-
-
-def _decoding(arguments: argparse.Namespace, decoding: DecodingConfig) -> DecodingConfig:
-    """The configuration's decoding with the options of `generate` in it. Raises UserError if they make no sense."""
-    names = (*SAMPLING, "seed", "beam_size", "max_tokens")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    drawn = [option for name, option in SAMPLING.items() if name in given]
-    if drawn and "beam_size" in given:
-        raise UserError(f"generate: --beam searches and {drawn[0]} draws; choose one")
-    if drawn or "beam_size" in given:
-        given["method"] = "sample" if drawn else "beam"
-    decoding = dataclasses.replace(decoding, **given)
-    decoding.check()
-    return decoding
 
 
 def _check_fill(arguments: argparse.Namespace, config: LanguageModelConfig) -> None:

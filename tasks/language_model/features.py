@@ -51,7 +51,7 @@ def fit(config: LanguageModelConfig, corpus: Corpus) -> Features:
     Raises UserError if it holds no text, less than the streams need, or but one word.
     """
     vocabulary = _learn(config, corpus)
-    words = [token for token in vocabulary.tokens()[UNK + 1 :]]
+    words = [token.strip("▁") for token in vocabulary.tokens()[UNK + 1 :]]
     if len(words) < 2:
         raise UserError(f"vocabulary: {corpus.name} has but one word, {words[0]!r}, so there is nothing to predict")
     features = Features(vocabulary, 0)
