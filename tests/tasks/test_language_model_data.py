@@ -66,7 +66,7 @@ def steps_of(some, row):
 
 @windows_drawn
 @documented
-@pytest.mark.parametrize("streams", [1, 3, 7])
+@pytest.mark.parametrize("streams", [1, 3, 40])
 def test_every_token_is_a_target_once_a_pass_after_the_token_before_it(made, streams, documents, random_windows):
     settings = made(documents=documents, batch_size=streams, random_windows=random_windows)
     ids, starts = ids_and_starts(settings[2], LINES, DOCUMENTS[documents])

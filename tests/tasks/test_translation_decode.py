@@ -37,7 +37,7 @@ def translator(attention="additive"):
     random = np.random.default_rng(1)
     model.set_weights([0.8 * random.normal(size=weight.shape) * (len(weight.shape) > 1) for weight in model.weights])
     bias = np.zeros(size)
-    bias[[EOS, UNK]] = 1, -20
+    bias[[EOS, UNK]] = -2 if attention == "none" else 1, -20
     model.output_bias.assign(bias)
     return model
 
