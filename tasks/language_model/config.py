@@ -31,7 +31,7 @@ class DataConfig:
     def check(self) -> None:
         """Raises UserError for an unknown corpus, a missing folder name, or documents that the corpus cannot have."""
         public = self.corpus.startswith("tfds:")
-        if self.corpus not in ("tiny_world", "files") and len(self.corpus) <= len("tfds:" * public):
+        if self.corpus not in ("tiny_world", "files") and not (public and self.corpus != "tfds:"):
             raise UserError(f"data.corpus: {self.corpus!r} is not one of tiny_world, files, tfds:NAME[/CONFIG]")
         if self.corpus == "files" and not self.dir:
             raise UserError(

@@ -132,8 +132,11 @@ def token_log_probs(model, rows, batch_size, firsts=None, cache=None) -> list[np
     firsts = [EOS] * len(rows) if firsts is None else firsts
     results = [np.zeros(0, np.float32)] * len(rows)
     order = sorted((i for i, row in enumerate(rows) if len(row)), key=lambda i: -len(rows[i]))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    while order:
+        size = batch_size
+        if model.backward is not None:  # rows are read whole, since what a word is predicted from reaches to their ends
+            size = max(1, min(batch_size, LOGITS // (len(rows[order[0]]) * model.size)))
+        batch, order = order[:size], order[size:]
         found = _read([rows[i] for i in batch], [firsts[i] for i in batch], model, cache)
         for i, log_probs in zip(batch, found, strict=True):
             results[i] = log_probs
@@ -143,9 +146,7 @@ def token_log_probs(model, rows, batch_size, firsts=None, cache=None) -> list[np
 def _read(rows, firsts, model, cache):
     """`token_log_probs` of one batch, the longest row first."""
     longest = len(rows[0])
-    steps = max(1, min(WINDOW, LOGITS // (len(rows) * model.size)))
-    if model.backward is not None:
-        steps = longest  # what a word is predicted from reaches to the row's end
+    steps = max(1, min(WINDOW, LOGITS // (len(rows) * model.size))) if model.backward is None else longest
     targets = np.zeros((len(rows), -(-longest // steps) * steps), np.int32)
     for i, row in enumerate(rows):
         targets[i, : len(row)] = row
@@ -155,11 +156,8 @@ def _read(rows, firsts, model, cache):
         memory = tf.zeros((len(rows), cache[0], model.output_units)), tf.zeros((len(rows), cache[0]), tf.int32)
     found = []
     for start in range(0, longest, steps):
-        # Only rows that go on are read; the first is the longest.
-        window = tokens[:, start : start + steps], targets[:, start : start + steps]
-        if longest - start < steps:
-            width = padded_length(longest - start)
-            window = tuple(part[:, :width] for part in window)
+        end = start + (steps if longest - start >= steps else padded_length(longest - start))
+        window = tokens[:, start:end], targets[:, start:end]
         if cache:
             log_probs, state, memory = _cached(model, *cache)(*window, state, memory)
         else:
@@ -208,8 +206,8 @@ def _cached(model, size, theta, weight):
         same = tf.cast(visible & (words[:, None] == targets[:, :, None]), tf.float32)
         # With nothing in the cache yet, the model's own probability is all there is.
         share = tf.where(tf.reduce_any(visible, axis=2), weight, 0.0)
-        mixed = (1 - share) * tf.exp(own) + share * tf.reduce_sum(shares * same, axis=2)
-        return tf.math.log(mixed), state, (keys[:, time:], words[:, time:])
+        parts = tf.math.log1p(-share) + own, tf.math.log(share * tf.reduce_sum(shares * same, axis=2))
+        return tf.reduce_logsumexp(tf.stack(parts), axis=0), state, (keys[:, time:], words[:, time:])
 
     return cached
 
@@ -359,7 +357,8 @@ def fill(config, model, features, lines: Sequence[str], count: int) -> list[list
     """
     if model.backward is None:
         raise UserError("fill: this run reads from the left alone; train one with model.bidirectional=true")
-    rows, places = zip(*(_with_gap(features, number, line) for number, line in enumerate(lines, 1)), strict=True)
+    gaps = [_with_gap(features, number, line) for number, line in enumerate(lines, 1)]
+    rows, places = [row for row, _ in gaps], [place for _, place in gaps]
     names, results = features.vocabulary.tokens(), []
     for start in range(0, len(rows), config.decoding.batch_size):
         some = slice(start, start + config.decoding.batch_size)
@@ -379,12 +378,12 @@ def _with_gap(features, number, line) -> tuple[list[int], int]:
     if line.count(GAP) != 1:
         raise UserError(f"line {number}: needs one gap {GAP}, and has {line.count(GAP)}")
     pieces = features.vocabulary.pieces(line.replace(GAP, PLACEHOLDER))
-    place = next(i for i, (_, _, surface) in enumerate(pieces) if PLACEHOLDER in surface)
+    place = next(i for i, (index, _, surface) in enumerate(pieces) if index == UNK and PLACEHOLDER in surface)
     ids = [index for index, _, _ in pieces]
-    if place and pieces[place - 1][1] == "▁" and not pieces[place - 1][2]:
-        del ids[place - 1]  # sub-words: the mark of the blank belongs to the word that is missing
-        place -= 1
-    return [*ids[:place], UNK, *ids[place + 1 :], EOS], place
+    before, after = ids[:place], ids[place + 1 :]
+    if features.vocabulary.unit in ("bpe", "unigram") and place and pieces[place - 1][1] == "▁":
+        before.pop()  # the mark of the blank belongs to the word that is missing
+    return [*before, UNK, *after, EOS], len(before)
 
 
 @functools.lru_cache(maxsize=4)

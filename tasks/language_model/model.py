@@ -83,7 +83,7 @@ class LanguageModel(keras.Model):
             self.stack.zero_state(self.streams),
             [ops.cast(part, self.compute_dtype) * keep for part in self.carried],
         )
-        outputs, state = self.read(inputs["tokens"], inputs["targets"], state, training)
+        outputs, state = self.read(inputs["tokens"], inputs["targets"], state, training, masked=True)
         for variable, part in zip(self.carried, keras.tree.flatten(state), strict=True):
             variable.assign(ops.cast(ops.stop_gradient(part), variable.dtype))
         if training and self.config.samples:
@@ -91,29 +91,35 @@ class LanguageModel(keras.Model):
         smoothing = self.label_smoothing if training else 0.0
         return token_cross_entropy(inputs["targets"], self.logits(outputs), smoothing)
 
-    def read(self, tokens, targets, state=None, training=None):
+    def read(self, tokens, targets, state=None, training=None, masked=False):
         """What every target is predicted from.
 
         Args:
             tokens: (batch, time) ids, right-padded.
             targets: the ids after each of them, of which a bidirectional model reads those to the right of each place.
             state: as RecurrentStack's; None for zeros.
+            masked: whether the final state is that before a row's padding. Outputs are right in any case.
 
         Returns:
             outputs (batch, time, output units) and the final state of the stack that reads from the left.
         """
-        outputs, state = self.stack(self.embed(tokens, training), initial_state=state, training=training)
+        mask = steps(targets) if masked else None
+        outputs, state = self.stack(self.embed(tokens, training), initial_state=state, mask=mask, training=training)
         if self.backward:
             outputs = self.readout(ops.concatenate([outputs, self._from_the_right(targets, training)], axis=-1))
         dropped = self.output_dropout(outputs, training=training)
-        if training and self.config.activation_penalty:
-            self.add_loss(self.config.activation_penalty * ops.mean(ops.square(ops.cast(dropped, "float32"))))
-        if training and self.config.change_penalty:
-            change = ops.cast(outputs[:, 1:] - outputs[:, :-1], "float32")
-            # By hand, as the mean over no change at all, in a window of one step, would be no number.
-            size = ops.maximum(ops.cast(ops.size(change), "float32"), 1.0)
-            self.add_loss(self.config.change_penalty * ops.sum(ops.square(change)) / size)
+        if training:
+            real = ops.not_equal(targets, 0)
+            self._penalise(self.config.activation_penalty, dropped, real)
+            self._penalise(self.config.change_penalty, outputs[:, 1:] - outputs[:, :-1], real[:, 1:])
         return dropped, state
+
+    def _penalise(self, weight, values, real):
+        """Adds the weighted mean of the squares of values (batch, time, units), at real steps, to the loss."""
+        if weight:
+            squares = ops.mean(ops.square(ops.cast(values, "float32")), axis=-1)
+            real = ops.cast(real, "float32")
+            self.add_loss(weight * ops.sum(squares * real) / ops.maximum(ops.sum(real), 1.0))
 
     def embed(self, tokens, training=None):
         """Embeddings (batch, time, embedding units), whole words dropped, and places in them."""
@@ -129,7 +135,7 @@ class LanguageModel(keras.Model):
         length, place = ops.sum(ops.cast(real, "int32"), axis=1, keepdims=True), ops.arange(ops.shape(targets)[1])
         mirrored = ops.where(real, length - 1 - place, place)  # padding stays on the right
         embedded = self.embed(ops.take_along_axis(targets, mirrored, axis=1), training)
-        outputs, _ = self.backward(embedded, mask=real, training=training)
+        outputs, _ = self.backward(embedded, mask=steps(targets), training=training)
         outputs = ops.take_along_axis(outputs, mirrored[:, :, None], axis=1)
         return ops.concatenate([outputs[:, 1:], ops.zeros_like(outputs[:, :1])], axis=1)
 
@@ -147,26 +153,23 @@ class LanguageModel(keras.Model):
     def sampled_cross_entropy(self, outputs, targets):
         """Cross-entropy (batch, time) against `samples` random words in place of all, for training alone.
 
+        The divisor of the softmax is estimated by importance sampling (Bengio & Senécal 2008; Jean et al. 2015): to the
+        target's own exp(score) are added those of the samples, each divided by how often it is expected among them.
         The words are drawn once for the batch, with replacement and p(i) = log((i + 2) / (i + 1)) / log(size + 1): ids
-        are in the order of frequency, and frequencies fall like that. Subtracting the logarithm of how often a word is
-        expected among the samples makes the sampled softmax an estimate of the whole one (Jean et al. 2015, section
-        3.2). A sample that is the target itself is struck out.
+        are in the order of frequency, and frequencies fall like that. A sample that is the target is struck out.
         """
         spread, samples = float(self.size + 1), self.config.samples
         uniform = keras.random.uniform((samples,), seed=self.sample_seed)
         drawn = ops.cast(ops.minimum(ops.floor(spread**uniform) - 1, self.size - 1), "int32")
-
-        def log_expected(ids):
-            ids = ops.cast(ids, "float32")
-            return ops.log(samples * ops.log((ids + 2) / (ids + 1)) / ops.log(spread))
-
+        place = ops.cast(drawn, "float32")
+        log_expected = ops.log(samples * ops.log((place + 2) / (place + 1)) / ops.log(spread))
         flat, right = ops.reshape(outputs, (-1, self.output_units)), ops.reshape(targets, (-1,))
         kernel = self._kernel()
         others = ops.cast(ops.matmul(flat, ops.transpose(ops.take(kernel, drawn, axis=0))), "float32")
-        others += ops.take(self.output_bias, drawn) - log_expected(drawn)
+        others += ops.take(self.output_bias, drawn) - log_expected
         others = ops.where(right[:, None] == drawn[None], -1e9, others)
         true = ops.sum(ops.cast(flat * ops.take(kernel, right, axis=0), "float32"), axis=-1)
-        true += ops.take(self.output_bias, right) - log_expected(right)
+        true += ops.take(self.output_bias, right)
         scores = ops.concatenate([true[:, None], others], axis=1)
         return ops.reshape(ops.logsumexp(scores, axis=1) - true, ops.shape(targets))
 
@@ -214,12 +217,21 @@ class WindowLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         """Losses (streams, time) to be averaged."""
-        return y_pred * ops.shape(y_pred)[1] / self.window if self.window else y_pred
+        return y_pred * (ops.cast(ops.shape(y_pred)[1], "float32") / self.window) if self.window else y_pred
 
 
 def loss(config):
     """The loss for a LanguageModelConfig."""
     return WindowLoss(config.data.window if config.data.random_windows else None)
+
+
+def steps(targets):
+    """Mask (batch, time) of the steps of which the targets (batch, time) are not padding.
+
+    Of a row of padding alone all are steps: nobody reads it, and cuDNN takes no row without any.
+    """
+    real = ops.not_equal(targets, 0)
+    return ops.logical_or(real, ops.logical_not(ops.any(real, axis=1, keepdims=True)))
 
 
 def locked_dropout(rate):
