@@ -43,9 +43,9 @@ $(TASKS:%=predict-%): predict-%: $(INSTALLED)
 tensorboard: $(INSTALLED)
 	$(BIN)/tensorboard --logdir '$(or $(RUN),runs)' $(ARGS)
 
-## test: the fast tests (ARGS="-k name")
+## test: the fast tests, two at a time (ARGS="-k name -n 8")
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)
 
 ## test-slow: the tests that train models
 test-slow: $(INSTALLED)

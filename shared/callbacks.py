@@ -34,6 +34,8 @@ class StopCleanly(keras.callbacks.Callback):
             self.received = signal.Signals(number).name
 
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        for handler in before.values():
+            self.received = self.received or getattr(handler, "received", None)  # one that a library has swallowed
         try:
             yield
             self.stop_if_asked()  # a signal that came after the last step

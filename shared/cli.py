@@ -60,6 +60,18 @@ class Program:
     """The task's own verbs by name."""
 
 
+class Interrupt:
+    """Handles Ctrl-C and SIGTERM alike, and remembers them: here and there a library swallows the exception."""
+
+    def __init__(self):
+        self.received = None
+
+    def __call__(self, number, frame):
+        """Raises KeyboardInterrupt."""
+        self.received = signal.Signals(number).name
+        raise KeyboardInterrupt
+
+
 def main(program: Program, argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code; `--help` and a usage error end in argparse's SystemExit."""
     argv = sys.argv[1:] if argv is None else argv
@@ -136,7 +148,9 @@ def _prepare(program: Program, arguments: argparse.Namespace) -> None:
 
 
 def _train(program: Program, arguments: argparse.Namespace) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, wherever it comes
+    interrupt = Interrupt()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     if not arguments.config and not arguments.run:
         raise UserError("train: needs --config FILE to start a run, or --run DIR to go on with one")
     source = arguments.config or Run.open(arguments.run, program.config_class).config
