@@ -15,6 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from shared import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,6 +117,22 @@ def _command(task, words, files):
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     os.chdir(ROOT)
     sys.exit(cli.main(importlib.import_module(f"tasks.{task}.__main__").PROGRAM, words))
+
+
+def without_loading(program, capsys):
+    """For a fixture: yields what runs words in this process, where loading the task is an error."""
+
+    def main(*words):
+        code = cli.main(program, [str(word) for word in words])
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    def refuse(program):
+        raise AssertionError("this should have been found before anything is loaded")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_load", refuse)
+        yield main
 
 
 def write_pairs(folder: Path, sizes=(64, 8, 8), longest: int = 6) -> Path:

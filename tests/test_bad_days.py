@@ -11,9 +11,8 @@ import subprocess
 
 import pytest
 
-from shared import cli
 from tasks.translation.__main__ import PROGRAM
-from tests.commands import Done, finish, pairs_words, start, write_pairs
+from tests.commands import finish, pairs_words, start, without_loading, write_pairs
 
 ROUNDS = ["training.rounds=4", "training.round_steps=3", "training.learning_rate=0.02"]
 
@@ -54,18 +53,7 @@ def run(finished, tmp_path):
 @pytest.fixture
 def at_once(capsys):
     """Runs words in this process, which must end before TensorFlow is loaded."""
-
-    def main(*words):
-        code = cli.main(PROGRAM, [str(word) for word in words])
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    def refuse(program):
-        raise AssertionError("this should have been found before anything is loaded")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_load", refuse)
-        yield main
+    yield from without_loading(PROGRAM, capsys)
 
 
 def trained_rounds(run):

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from shared.config import UserError
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # read on first use; data pipelines already fill the cores
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -124,6 +126,16 @@ class Vocabulary:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         return [(index, self._tokens[index], text[start:end].strip()) for index, (start, end) in spans]
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """A run's vocabulary. UserError if its file is missing or damaged."""
+    try:
+        return Vocabulary.load(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file, so the run is incomplete") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
 
 
 def _untrained(unit: str, lowercase: bool) -> Tokenizer:

@@ -15,7 +15,7 @@ import numpy as np
 from shared.config import UserError
 from shared.run import to_json, write_atomically
 from shared.task import Corpus
-from shared.text import EOS, UNK, Vocabulary
+from shared.text import EOS, UNK, Vocabulary, read_vocabulary
 from tasks.language_model.config import LanguageModelConfig
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def load(config: LanguageModelConfig, directory: str | Path) -> Features:
         num_tokens = json.loads(statistics.read_text(encoding="utf-8"))["num_tokens"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{statistics}: missing or damaged, so the run is incomplete") from error
-    return Features(_read(Path(directory, "vocabulary.json")), num_tokens)
+    return Features(read_vocabulary(Path(directory, "vocabulary.json")), num_tokens)
 
 
 def encoded(examples, features: Features) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -112,7 +112,7 @@ def _joined(rows: list[list[int]]) -> list[int]:
 def _learn(config: LanguageModelConfig, corpus: Corpus) -> Vocabulary:
     options = config.vocabulary
     if options.file:
-        return _read(Path(options.file))
+        return read_vocabulary(Path(options.file))
     try:
         return Vocabulary.train(_lines(corpus), options.unit, options.size, options.lowercase, options.min_count)
     except ValueError as error:
@@ -122,12 +122,3 @@ def _learn(config: LanguageModelConfig, corpus: Corpus) -> Vocabulary:
 def _lines(corpus: Corpus) -> Iterator[str]:
     for example in corpus.splits["train"]().as_numpy_iterator():
         yield from example["text"].decode("utf-8").split("\n")
-
-
-def _read(path: Path) -> Vocabulary:
-    try:
-        return Vocabulary.load(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file, so the run is incomplete") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error

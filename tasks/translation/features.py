@@ -13,7 +13,7 @@ from pathlib import Path
 from shared.config import UserError
 from shared.run import to_json, write_atomically
 from shared.task import Corpus
-from shared.text import Vocabulary
+from shared.text import Vocabulary, read_vocabulary
 from tasks.translation.config import TranslationConfig
 
 logger = logging.getLogger(__name__)
@@ -62,9 +62,9 @@ def load(config: TranslationConfig, directory: str | Path) -> Features:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{directory / 'statistics.json'}: missing or damaged, so the run is incomplete") from error
     if config.vocabulary.joint:
-        vocabulary = _read(directory / "vocabulary.json")
+        vocabulary = read_vocabulary(directory / "vocabulary.json")
         return Features(vocabulary, vocabulary, num_pairs)
-    return Features(_read(directory / "source.json"), _read(directory / "target.json"), num_pairs)
+    return Features(read_vocabulary(directory / "source.json"), read_vocabulary(directory / "target.json"), num_pairs)
 
 
 def fits(pair: tuple[list[int], list[int]], max_length: int) -> bool:
@@ -101,12 +101,3 @@ def _count(config: TranslationConfig, corpus: Corpus, source: Vocabulary, target
         message = "%d of %d training pairs are left out: empty, or longer than data.max_length=%d tokens"
         logger.warning(message, total - kept, total, longest)
     return kept
-
-
-def _read(path: Path) -> Vocabulary:
-    try:
-        return Vocabulary.load(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file, so the run is incomplete") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error

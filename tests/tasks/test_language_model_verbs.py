@@ -18,7 +18,7 @@ from shared.task import Context
 from shared.text import Vocabulary
 from tasks.language_model.__main__ import PROGRAM
 from tasks.language_model.config import LanguageModelConfig
-from tests.commands import TINY, Done, finish, run
+from tests.commands import TINY, Done, finish, run, without_loading
 
 TEXTS = ["the small red circle is above a blue square", "two big stars", "", "  ", "a zebra a zebra", "a"]
 N_BEST = [
@@ -99,18 +99,7 @@ def ask(answer):
 @pytest.fixture
 def at_once(capsys):
     """Runs words in this process, which must end before TensorFlow is loaded."""
-
-    def main(*words):
-        code = cli.main(PROGRAM, [str(word) for word in words])
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    def refuse(program):
-        raise AssertionError("this should have been found before anything is loaded")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_load", refuse)
-        yield main
+    yield from without_loading(PROGRAM, capsys)
 
 
 # -------------------------------------------------------------------------------------------------------------- score
