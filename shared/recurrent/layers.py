@@ -31,6 +31,8 @@ class OwnLoop:
         **arguments: Keras'.
     """
 
+    stepwise = False  # set by an owner that calls the cell itself at every step
+
     def __init__(self, *positional, weight_drop=0.0, **arguments):
         super().__init__(*positional, **arguments)
         self.weight_drop = weight_drop
@@ -111,6 +113,8 @@ def recurrent_layer(cell: str, units: int, **arguments) -> keras.layers.RNN:
 
 def kernel_of(layer: keras.layers.RNN, mask=None) -> str:
     """Which code runs the layer on this machine: "cudnn", "bptt" (this project's) or "keras" (one cell call a step)."""
+    if layer.stepwise:
+        return "keras"
     cell, gated = layer.cell, not isinstance(layer, SimpleRNN)
     plain = cell.use_bias and not cell.recurrent_dropout and not layer.unroll and getattr(cell, "reset_after", True)
     usual = cell.activation.__name__ == "tanh" and (not gated or cell.recurrent_activation.__name__ == "sigmoid")

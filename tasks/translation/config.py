@@ -89,6 +89,7 @@ class ModelConfig:
     decoder_layers: int = 2  # the attention sits between the first and the second
     attention: str = "additive"  # additive | dot | none
     attention_units: int = 256
+    input_feeding: bool = False  # the first decoder layer also reads where the attention looked last
     tie_embeddings: bool = True  # output matrix = target embedding; with a joint vocabulary the source's, too
     residual: bool = False
     dropout_embedding: float = 0.0
@@ -108,6 +109,10 @@ class ModelConfig:
             raise UserError(
                 f"model.decoder_layers: {self.decoder_layers} is too few, since model.attention={self.attention} sits "
                 "between the first and the second layer; choose at least 2, or model.attention=none"
+            )
+        if self.attention == "none" and self.input_feeding:
+            raise UserError(
+                "model.input_feeding: true feeds what model.attention found, but that is none; choose false"
             )
 
 

@@ -41,7 +41,8 @@ class Translator(keras.Model):
         self.memory_dropout = layers.Dropout(config.dropout_memory)
         self.decoder = AttentionDecoder(
             config.cell, config.decoder_units, config.decoder_layers, config.embedding_units,
-            config.attention, config.attention_units, config.residual, config.dropout_layers, name="decoder",
+            config.attention, config.attention_units, config.residual, config.dropout_layers, config.input_feeding,
+            name="decoder",
         )  # fmt: skip
         # LSTM carries two tensors a layer: h, which the cell leaves in the range of tanh, and c, which has no bounds.
         activations = ("tanh", None) if config.cell == "lstm" else ("tanh",)
@@ -87,7 +88,8 @@ class Translator(keras.Model):
         # final_state[-1]: [h] or [h, c] of one direction, then of the other: pair h with h and c with c
         top, parts = final_state[-1], len(self.bridge[0])
         ends = [ops.concatenate(top[part::parts], axis=-1) for part in range(parts)]
-        return memory, mask, [[dense(end) for dense, end in zip(layer, ends, strict=True)] for layer in self.bridge]
+        state = [[dense(end) for dense, end in zip(layer, ends, strict=True)] for layer in self.bridge]
+        return memory, mask, self.decoder.begin(state, memory)
 
     def logits(self, outputs):
         """Scores of all words, float32, for decoder outputs (..., embedding units)."""

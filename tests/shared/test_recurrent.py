@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from shared.recurrent import Attention, AttentionDecoder, RecurrentStack, recurrent_layer
+from shared.recurrent import Attention, AttentionDecoder, RecurrentStack, kernel_of, recurrent_layer
 
 CELLS = ["simple", "relu", "lstm", "gru"]
 ATTENTIONS = ["additive", "dot", "none"]
@@ -388,4 +388,36 @@ def test_decoder_steps_are_teacher_forcing(cell, attention):
         output, state, weight = decoder.step(inputs[:, t], state, keys, memory, mask)
         now = None if weights is None else weights[:, t]
         assert_close((output, weight), (outputs[:, t], now), 1e-6)
+    assert_close(state, final, 1e-6)
+
+
+@pytest.mark.parametrize("attention", ["additive", "dot"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_with_input_feeding_the_first_layer_reads_the_last_context(cell, attention):
+    decoder = make_decoder(cell, attention, input_feeding=True)
+    inputs, state, memory, mask = decoder_arguments(cell)
+    state = decoder.begin(state, memory)
+    (layer,) = decoder.first.recurrences
+    context, first, expected = np.zeros((3, MEMORY)), state[0], []
+    for t in range(inputs.shape[1]):
+        read = np.concatenate([inputs[:, t], context], axis=-1)[:, None]
+        below, first = unroll(cell, read, first, layer.get_weights())
+        contexts, looked = look_up(attention, below, memory, mask, decoder.attention.get_weights())
+        context = contexts[:, 0]
+        expected.append(looked[:, 0])
+    _, final, weights = decoder(inputs, state, memory, mask)
+    assert_close((final[0], final[-1], weights), (first, [context], np.stack(expected, axis=1)))
+    assert kernel_of(layer) == "keras"
+
+
+@pytest.mark.parametrize("attention", ["additive", "dot"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_steps_with_input_feeding_are_teacher_forcing(cell, attention):
+    decoder = make_decoder(cell, attention, input_feeding=True)
+    inputs, state, memory, mask = decoder_arguments(cell)
+    state = decoder.begin(state, memory)
+    outputs, final, weights = decoder(inputs, state, memory, mask)
+    for t in range(inputs.shape[1]):
+        output, state, weight = decoder.step(inputs[:, t], state, decoder.attention.keys(memory), memory, mask)
+        assert_close((output, weight), (outputs[:, t], weights[:, t]), 1e-6)
     assert_close(state, final, 1e-6)

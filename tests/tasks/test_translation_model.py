@@ -23,8 +23,10 @@ VARIANTS = {
     "gru": {"cell": "gru", "attention": "additive"},
     "forward": {"cell": "lstm", "bidirectional": False, "encoder_layers": 2, "decoder_layers": 3, "residual": True},
     "deep": {"cell": "gru", "attention": "dot", "encoder_layers": 2, "decoder_layers": 3, "dropout_layers": 0.5},
+    "fed": {"cell": "lstm", "attention": "additive", "input_feeding": True, "decoder_layers": 3},
     "shallow": {"cell": "gru", "attention": "none", "decoder_layers": 1, "dropout_output": 0.5},
 }
+OTHERS = ["forward", "fed", "shallow"]
 variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 
 
@@ -59,7 +61,7 @@ def test_steps_are_teacher_forcing(cell, attention, tie_embeddings):
     check_steps(make(cell=cell, attention=attention, tie_embeddings=tie_embeddings))
 
 
-@pytest.mark.parametrize("options", [VARIANTS["forward"], VARIANTS["shallow"]], ids=["forward", "shallow"])
+@pytest.mark.parametrize("options", [VARIANTS[name] for name in OTHERS], ids=OTHERS)
 def test_steps_of_other_models_are_teacher_forcing(options):
     check_steps(make(**options))
 
