@@ -3,6 +3,7 @@
 # Name in targets -> folder under tasks/ and configs/; a new task is one more line.
 folder-translate := translation
 folder-lm := language_model
+folder-speech := speech
 
 TASKS := $(patsubst folder-%,%,$(filter folder-%,$(.VARIABLES)))
 PYTHON ?= python3
@@ -18,7 +19,7 @@ run = $(or $(RUN),runs/$(folder-$*)/$(basename $(notdir $(config))))
 resumes = $(and $(RUN),$(if $(CONFIG),,yes),$(wildcard $(RUN)/config.yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tensorboard test test-slow bench lint $(foreach verb,train evaluate predict,$(TASKS:%=$(verb)-%))
+.PHONY: help venv tensorboard test test-slow bench horizon lint $(foreach verb,train evaluate predict,$(TASKS:%=$(verb)-%))
 
 ## help: list the targets
 help:
@@ -54,6 +55,10 @@ test-slow: $(INSTALLED)
 ## bench: speed beside PyTorch, which has to be installed first (ARGS="--pairs 3")
 bench: $(INSTALLED)
 	$(BIN)/python bench/language_model.py $(ARGS)
+
+## horizon: how far back each cell remembers, as a table and horizon.png (ARGS="--train copy")
+horizon: $(INSTALLED)
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m shared.recurrent.horizon $(ARGS)
 
 ## lint: style and format
 lint: $(INSTALLED)

@@ -12,6 +12,7 @@ import keras
 
 from shared import checkpoints, tensorboard
 from shared.config import RunError
+from shared.recurrent import horizon
 from shared.run import append_line, write_picture
 from shared.task import rank
 
@@ -72,6 +73,9 @@ class EndOfRound(keras.callbacks.Callback):
         self.task, self.config, self.run = task, dataclasses.replace(config, decoding=greedy), run
         self.features, self.corpus, self.progress, self.round_steps = features, corpus, progress, round_steps
         self.monitor = task.monitor(config)
+        self.first_inputs = None
+        if config.training.horizon:  # on the same batch after every round
+            self.first_inputs = next(iter(task.training_batches(config, corpus, features, 0)))[0]
 
     def on_train_end(self, logs=None):
         """No event comes after this."""
@@ -141,10 +145,16 @@ class EndOfRound(keras.callbacks.Callback):
 
     def _show(self, step, values, predictions):
         shown = predictions[: self.config.training.sample_examples]
-        pictures = self.task.illustrate(self.config, self.model, self.features, shown)
+        pictures = self.task.illustrate(self.config, self.model, self.features, self.corpus, predictions)
         self.events.scalars(step, values)
+        if self.first_inputs is not None:
+            curves = horizon.horizons(self.model, self.first_inputs)
+            pictures["horizon"] = horizon.draw(curves)
+            self.events.scalars(step, {f"horizon/{name}": horizon.reach(curve) for name, curve in curves.items()})
         self.events.images(step, pictures)
         self.events.texts(step, {"samples": samples_table(shown)})
+        if self.progress.round == 1:
+            self.events.sounds(step, self.task.sounds(self.config, self.corpus, predictions))
         for name, picture in pictures.items():
             write_picture(self.run.pictures / f"{name}.png", picture)
 

@@ -58,6 +58,7 @@ class TrainingConfig:
     label_smoothing: float = 0.0
     validation_examples: int = 500  # decoded per round; 0: all
     sample_examples: int = 4  # shown in TensorBoard
+    horizon: bool = False  # draws after each round how far back every recurrent stack looks
 
     def check(self) -> None:
         """Raises UserError for a value outside its range or a combination that cannot be trained."""

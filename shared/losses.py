@@ -8,11 +8,12 @@ def token_cross_entropy(targets, logits, label_smoothing=0.0):
     """Cross-entropy of every token in nats, optionally with label smoothing.
 
     With smoothing e the target distribution is (1 - e) on the right id plus e spread evenly over all ids (Szegedy et
-    al. 2016, section 7). Keras has this for dense targets only; here it is two more terms,
+    al. 2016, section 7), and the loss
 
-        (1 - e) nll + e mean_v(-log p_v) = nll + e (logit_right - mean(logits)),
+        (1 - e) nll + e mean_v(-log p_v) = log sum_v exp(logit_v) - logit_right + e (logit_right - mean_v(logit_v)).
 
-    which spares a one-hot tensor the size of the logits.
+    Written like this it needs no one-hot tensor, and on a CPU takes a third to a half of the time of TensorFlow's fused
+    operation under Keras' loss, which also is another, slow one where operations have to be deterministic.
 
     Args:
         targets: (batch, time) ids.
@@ -22,9 +23,9 @@ def token_cross_entropy(targets, logits, label_smoothing=0.0):
     Returns:
         (batch, time).
     """
-    losses = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
+    right = ops.take_along_axis(logits, ops.expand_dims(targets, -1), axis=-1)[..., 0]
+    losses = ops.logsumexp(logits, axis=-1) - right
     if label_smoothing:
-        right = ops.take_along_axis(logits, ops.expand_dims(targets, -1), axis=-1)[..., 0]
         losses = losses + label_smoothing * (right - ops.mean(logits, axis=-1))
     return losses
 

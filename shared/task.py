@@ -74,21 +74,27 @@ class Task:
     """(config, model, features, corpus, split, limit) -> one prediction per example, in order; limit 0: all of them."""
     score: Callable[[list[dict], Any], dict[str, float | str]]
     """(predictions, config) -> score name -> value; rates and BLEU in per cent."""
-    illustrate: Callable[[Any, "keras.Model", Any, list[dict]], dict[str, "np.ndarray"]]
-    """(config, model, features, predictions) -> name -> picture, uint8 (height, width, 3 or 4)."""
+    illustrate: Callable[[Any, "keras.Model", Any, Corpus, list[dict]], dict[str, "np.ndarray"]]
+    """(config, model, features, corpus, a round's predictions of the validation split) -> name -> picture, uint8
+    (height, width, 3 or 4), `training.sample_examples` of a kind."""
     embeddings: Callable[["keras.Model", Any], dict[str, tuple["np.ndarray", list[str]]]]
     """(model, features) -> name -> (matrix (tokens, units), tokens), for TensorBoard's projector."""
     predict: Callable[[Context, argparse.Namespace], None]
     """(context, arguments) -> results on stdout, one line per input."""
     verbs: Mapping[str, Callable[[Context, argparse.Namespace], None]] = field(default_factory=dict)
     """The task's own verbs, called as `predict` is."""
+    sounds: Callable[[Any, Corpus, list[dict]], dict[str, tuple["np.ndarray", int]]] = lambda *_: {}
+    """(config, corpus, predictions as `illustrate` has them) -> name -> (samples in [-1, 1], rate in Hz)."""
+    start: Callable[[Any, "keras.Model"], None] = lambda *_: None
+    """(config, model) -> sets weights that a new training starts from; UserError for what cannot be used."""
 
 
 def rank(monitor: str, values: Mapping[str, float]) -> list[float]:
     """What compares rounds by their validation scores, greater being better.
 
-    The monitored score comes first, of which more is better unless it is a perplexity; then the perplexity, which tells
-    apart rounds of equal score.
+    The monitored score comes first, of which more is better unless it is a perplexity or an error rate; then the
+    perplexity, which tells apart rounds of equal score.
     """
     names = [name for name in (f"valid_{monitor}", "valid_perplexity") if name in values]
-    return [-values[name] if "perplexity" in name else values[name] for name in names]
+    less_is_better = ("perplexity", "error_rate")
+    return [-values[name] if any(kind in name for kind in less_is_better) else values[name] for name in names]

@@ -56,6 +56,12 @@ class EventWriter:
                     raise ValueError(f"{name}: a picture of {value.dtype}, not uint8")
                 tf.summary.image(name, value[np.newaxis])
 
+    def sounds(self, step: int, values: Mapping[str, tuple[np.ndarray, int]]) -> None:
+        """Recordings: samples (n,) in [-1, 1] and their rate in Hz."""
+        with self._writer.as_default(step):
+            for name, (samples, rate) in values.items():
+                tf.summary.audio(name, samples[np.newaxis, :, np.newaxis], rate)
+
     def close(self) -> None:
         """Ends the file; the writer cannot be used any more."""
         self._writer.close()

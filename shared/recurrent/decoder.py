@@ -47,10 +47,12 @@ class AttentionDecoder(layers.Layer):
     ):  # fmt: skip
         super().__init__(**arguments)
         attends = attention != "none"
-        self.first = RecurrentStack(cell, units, 1 if attends else num_layers, residual=residual, dropout=dropout)
+        self.first = RecurrentStack(
+            cell, units, 1 if attends else num_layers, residual=residual, dropout=dropout, name="first"
+        )
         self.attention = Attention(attention, attention_units) if attends else None
         if attends:
-            self.upper = RecurrentStack(cell, units, num_layers - 1, residual=residual, dropout=dropout)
+            self.upper = RecurrentStack(cell, units, num_layers - 1, residual=residual, dropout=dropout, name="upper")
             self.upper_dropout = layers.Dropout(dropout, noise_shape=(None, 1, None))
         self.input_feeding = input_feeding
         for layer in self.first.recurrences:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from shared.batching import padded_array, padded_length
 from shared.config import UserError
 from shared.decoding import beam_search, chooser, greedy, sample
+from shared.losses import token_cross_entropy
 from shared.text import BOS, EOS, UNK
 from tasks.language_model.config import GAP
 
@@ -180,8 +181,7 @@ def _scored(model):
 
 
 def _log_probs(model, outputs, targets):
-    logits = model.logits(outputs)
-    return -tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+    return -token_cross_entropy(targets, model.logits(outputs))
 
 
 @functools.lru_cache(maxsize=4)

@@ -44,9 +44,10 @@ def build_model(config, features) -> LanguageModel:
     return model
 
 
-def illustrate(config, model, features, predictions) -> dict:
-    """Where the probability went: the surprise of each token of the predictions' texts, by name."""
-    results = score_texts(config, model, features, [prediction["text"] for prediction in predictions])
+def illustrate(config, model, features, corpus, predictions) -> dict:
+    """Where the probability went: the surprise of each token of the first predictions' texts, by name."""
+    texts = [prediction["text"] for prediction in predictions[: config.training.sample_examples]]
+    results = score_texts(config, model, features, texts)
     return {
         f"surprise-{number}": draw_surprise(result["pieces"][:PICTURE_TOKENS], result["log_probs"][:PICTURE_TOKENS])
         for number, result in enumerate(results, 1)

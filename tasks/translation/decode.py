@@ -9,6 +9,7 @@ import tensorflow as tf
 from shared.batching import padded_array
 from shared.decoding import beam_search, fuse, greedy, sample
 from shared.evaluate import restore_language_model
+from shared.losses import token_cross_entropy
 from shared.text import BOS, EOS, UNK
 
 
@@ -153,8 +154,7 @@ def _teacher_forced(model):
     def log_probs(source, target):
         logits = model({"source": source, "target": target[:, :-1]}, training=False)
         words = target[:, 1:]
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=words, logits=logits)
-        return -tf.reduce_sum(losses * tf.cast(words != 0, tf.float32), axis=1)
+        return -tf.reduce_sum(token_cross_entropy(words, logits) * tf.cast(words != 0, tf.float32), axis=1)
 
     return log_probs
 

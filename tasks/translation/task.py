@@ -30,11 +30,10 @@ def build_model(config, features) -> Translator:
     return model
 
 
-def illustrate(config, model, features, predictions) -> dict:
-    """Attention maps of the given predictions' sources, by name; none for a model without attention."""
-    translations = translate(
-        config, model, features, [prediction["source"] for prediction in predictions], attention=True
-    )
+def illustrate(config, model, features, corpus, predictions) -> dict:
+    """Attention maps of the first predictions' sources, by name; none for a model without attention."""
+    sources = [prediction["source"] for prediction in predictions[: config.training.sample_examples]]
+    translations = translate(config, model, features, sources, attention=True)
     return {
         f"attention-{number}": draw_attention(translation["attention"], *translation["pieces"])
         for number, translation in enumerate(translations, 1)

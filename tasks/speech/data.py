@@ -1,0 +1,317 @@
+"""A corpus and features in, utterances as frames and ids out: batches to train, rows to recognise.
+
+The frames of a split are computed once and lie in files beside the corpus, which are read where they are needed. What
+is cheap is done anew at every reading: normalising, stacking, and the masks of SpecAugment (Park et al. 2019).
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import soxr
+import tensorflow as tf
+
+from shared.batching import length_sorted_batches, padded_length, passes
+from shared.config import RunError, one_line
+from shared.corpora import folder_name
+from shared.recordings import decode_sound
+from shared.text import UNK
+from tasks.speech.features import compute, frame_phones, left_out, num_columns, num_steps, text_of, thin
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # of the files that hold frames; raise it when `compute` or the copies change
+
+
+# ---------------------------------------------------------------------------------------------------------- utterances
+
+
+class Utterances:
+    """The utterances of a split, in its order, as the model reads them; copies of all of them follow, where asked for.
+
+    Attributes, one entry per utterance:
+        names, speakers, texts, phone_strings: as the corpus has them.
+        phones: lists of ids; empty where none are known.
+        seconds: (n,) float64. num_steps: (n,) int64, what the model reads of each.
+    """
+
+    def __init__(self, config, features, records: list[dict], rows: list[np.ndarray]):
+        self._settings, self._features, self._records, self._rows = config.features, features, records, rows
+        keys = ("name", "speaker", "text", "phones")
+        self.names, self.speakers, self.texts, self.phone_strings = ([each[key] for each in records] for key in keys)
+        self.phones = features.phones.encode(self.phone_strings) if features.phones else [[] for _ in records]
+        self._labels = self.phones
+        if features.labels is not features.phones:
+            self._labels = features.labels.encode(self.texts)
+        self.seconds = np.array([each["seconds"] for each in records])
+        self.num_steps = num_steps(np.array([len(each) for each in rows], np.int64), config.features)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def normalized(self, i: int) -> np.ndarray:
+        """(frames, columns) float32 of utterance i, normalised, neither stacked nor thinned out."""
+        return self._features.normalized(self._rows[i], self.speakers[i])
+
+    def frames(self, i: int) -> np.ndarray:
+        """(steps, columns * stack) float32, what the model reads of utterance i."""
+        return thin(self.normalized(i), self._settings)
+
+    def labels(self, i: int) -> np.ndarray:
+        """(n,) int32: what CTC is to write."""
+        return np.array(self._labels[i], np.int32)
+
+    def segments(self, i: int) -> list[tuple[str, float, float]]:
+        """(phone, start, end) in seconds; empty where no times are known."""
+        starts, ends = self._times(i)
+        return list(zip(self.phone_strings[i].split(), starts, ends, strict=True)) if starts else []
+
+    def frame_phones(self, i: int) -> np.ndarray:
+        """(steps,) int32: the phone at the middle of each step, 0 where none is known."""
+        starts, ends = self._times(i) if self._features.phones else ([], [])
+        return frame_phones(self.phones[i], starts, ends, int(self.num_steps[i]), self._settings)
+
+    def left_out(self, config, i: int) -> str:
+        """Why utterance i is not trained on; empty if it is."""
+        timed = len(self._records[i]["starts"]) > 0
+        return left_out(config, self.seconds[i], self.num_steps[i], self._labels[i], timed)
+
+    def _times(self, i: int) -> tuple[list[float], list[float]]:
+        return self._records[i]["starts"], self._records[i]["ends"]
+
+
+def utterances(config, corpus, features, split: str, noise=(), copies: int = 0) -> Utterances:
+    """The utterances of a split; of valid and test only those to be scored.
+
+    Args:
+        noise: [] or the signal-to-noise ratio in decibels at which noise is mixed in, the same at every call.
+        copies: how many of each utterance follow, changed as `augment` says.
+
+    Raises RunError if their frames cannot be written.
+    """
+    settings = dataclasses.replace(config.features, normalize="none", stack=1, subsample=1)
+    noisy = functools.partial(_noisy, decibels=noise[0]) if noise else None
+    folders = [_computed(config, corpus, split, settings, noisy, list(noise))]
+    for copy in range(1, copies + 1):
+        change = functools.partial(changed, augment=config.augment, copy=copy)
+        drawn = (copy, config.augment.speeds, config.augment.gain, config.augment.noise)
+        folders.append(_computed(config, corpus, split, settings, change, drawn))
+    found = [pair for folder in folders for pair in _read(folder, num_columns(settings))]
+    if split != "train":
+        found = [pair for pair in found if not _unscored(pair[0]["name"], config.data.unscored)]
+    rows = Utterances(config, features, [record for record, _ in found], [frames for _, frames in found])
+    for kind, ids in (("phones", rows.phones), (config.model.labels, map(rows.labels, range(len(rows))))):
+        flat = np.fromiter(itertools.chain.from_iterable(ids), np.int32)
+        if unknown := int(np.sum(flat == UNK)):
+            _warn_once(f"{corpus.name}: {unknown} of {len(flat)} {kind} of {split} are not in the training split")
+    return rows
+
+
+def _unscored(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch(name.rsplit("/", 1)[-1], pattern) for pattern in patterns)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+# ------------------------------------------------------------------------------------------------- frames kept in files
+
+
+def _computed(config, corpus, split, settings, change, *decided_by) -> Path:
+    """The folder with a split's frames, which are computed on the first call.
+
+    Args:
+        change: (samples, rate, position=) -> (samples, speed), applied to each recording; None for nothing.
+        decided_by: what tells this change from every other.
+    """
+    name = folder_name(f"{corpus.identity}-{split}", VERSION, settings, *decided_by)
+    folder = Path(config.data.cache, "frames", name)
+    if not folder.exists():
+        logger.info("computing the frames of %s utterances in %s", corpus.sizes.get(split, "all"), folder)
+        _write(folder, corpus.splits[split]().as_numpy_iterator(), settings, change)
+    return folder
+
+
+def _write(folder: Path, examples: Iterator[dict], settings, change: Callable | None) -> None:
+    """Writes what `_read` reads. The folder appears whole or not at all, and the first of two processes wins."""
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        with open(unfinished / "frames", "wb") as frames, open(unfinished / "utterances.jsonl", "wb") as records:
+            for position, example in enumerate(examples):
+                samples, rate = decode_sound(example["sound"])
+                samples, speed = change(samples, rate, position=position) if change else (samples, 1.0)
+                rows = compute(samples, rate, settings)
+                frames.write(np.ascontiguousarray(rows))
+                records.write(json.dumps(_record(example, speed, len(rows))).encode() + b"\n")
+        os.replace(unfinished, folder)
+    except OSError as error:
+        if not folder.exists():
+            raise RunError(f"{folder}: cannot be written: {error.strerror or one_line(error)}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _record(example: dict, speed: float, num_frames: int) -> dict:
+    record = {key: text_of(example, key) for key in ("name", "speaker", "text", "phones")}
+    record["seconds"] = float(example["seconds"]) / speed
+    record |= {key: (np.asarray(example[key], np.float64) / speed).tolist() for key in ("starts", "ends")}
+    return record | {"frames": num_frames}
+
+
+def _read(folder: Path, columns: int) -> Iterator[tuple[dict, np.ndarray]]:
+    """(record, its frames, which are read from the disk where they are used) of every utterance."""
+    rows = np.asarray(np.memmap(folder / "frames", np.float32, "r")).reshape(-1, columns)
+    first = 0
+    with open(folder / "utterances.jsonl", "rb") as records:
+        for line in records:
+            record = json.loads(line)
+            yield record, rows[first : first + record["frames"]]
+            first += record["frames"]
+
+
+# -------------------------------------------------------------------------------------------------------- augmentation
+
+
+def changed(samples: np.ndarray, rate: int, augment, copy: int, position: int) -> tuple[np.ndarray, float]:
+    """A copy of a recording, and its speed: faster or slower (Ko et al. 2015), with noise, and louder or softer.
+
+    What is drawn depends on the number of the copy and the recording's position alone, so that all trainings share it.
+    """
+    rng = np.random.default_rng([copy, position])
+    speed, gain = float(rng.choice(augment.speeds)), rng.uniform(-augment.gain, augment.gain)
+    if speed != 1:
+        samples = soxr.resample(samples, rate * speed, rate)
+    if augment.noise:
+        samples = with_noise(samples, rng.uniform(*augment.noise), rng)
+    return samples * np.float32(10 ** (gain / 20)), speed
+
+
+def with_noise(samples: np.ndarray, decibels: float, rng: np.random.Generator) -> np.ndarray:
+    """Samples (n,) float32 with white or pink noise, as is drawn, so far below their mean power over the recording."""
+    noise = rng.standard_normal(len(samples))
+    if rng.random() < 0.5:
+        spectrum = np.fft.rfft(noise)
+        spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))  # power falls as 1 / frequency
+        noise = np.fft.irfft(spectrum, len(samples))
+    power, wanted = np.mean(noise**2), np.mean(np.square(samples, dtype=np.float64)) / 10 ** (decibels / 10)
+    return (samples + noise * np.sqrt(wanted / max(power, 1e-30))).astype(np.float32)
+
+
+def _noisy(samples, rate, decibels, position):
+    del rate  # noise of every rate is alike
+    return with_noise(samples, decibels, np.random.default_rng([0, position])), 1.0
+
+
+def masked(frames: np.ndarray, config, rng: np.random.Generator) -> np.ndarray:
+    """Normalised frames (n, columns) with bands and stretches of time set to 0, their mean (Park et al. 2019).
+
+    The slopes of a band that is masked are masked with it; the energy is left. Widths are drawn from 0 to their limit.
+    """
+    augment, settings = config.augment, config.features
+    if not (augment.frequency_masks or augment.time_masks):
+        return frames
+    frames = frames.copy()
+    group = frames.shape[1] // (1 + settings.deltas)
+    bands = group - settings.energy
+    for _ in range(augment.frequency_masks):
+        first, last = _span(bands, augment.frequency_width, rng)
+        frames.reshape(len(frames), -1, group)[:, :, first:last] = 0
+    for _ in range(augment.time_masks):
+        first, last = _span(len(frames), augment.time_width, rng)
+        frames[first:last] = 0
+    return frames
+
+
+def _span(size: int, limit: int, rng: np.random.Generator) -> tuple[int, int]:
+    width = rng.integers(0, min(limit, size), endpoint=True)
+    first = rng.integers(0, size - width, endpoint=True)
+    return first, first + width
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
+    """Endless training batches from `first_step` on, a pure function of (training.seed, step).
+
+    Yields ({"features": (batch, steps, columns) float32, "lengths": (batch,) steps of each, "frame_phones": (batch,
+    steps), "labels": (batch, labels), "label_lengths": (batch,)}, targets (batch, steps) of zeros, since the model
+    computes its own losses, and weights (batch, steps) float32, 1 on steps and 0 on padding). Ids and lengths are
+    int32; all is padded on the right with 0.
+    """
+    rows, kept = _trained_on(config, corpus, features)
+    lengths, columns = tf.constant(rows.num_steps), num_columns(config.features) * config.features.stack
+    examples = tf.data.Dataset.from_tensor_slices({"row": tf.RaggedTensor.from_row_lengths(kept, np.ones_like(kept))})
+
+    def batches_of(examples, seed):
+        def steps_of(some):
+            return tf.gather(lengths, some["row"].flat_values)
+
+        return length_sorted_batches(examples, steps_of, config.data.batch_size, config.data.sort_pool, seed)
+
+    def collate(number, some):
+        rng = np.random.default_rng([config.training.seed, number])
+        parts = [thin(masked(rows.normalized(i), config, rng), config.features) for i in some]
+        frames, lengths = padded(parts, np.float32)
+        phones, _ = padded([rows.frame_phones(i) for i in some], np.int32)
+        labels, label_lengths = padded([rows.labels(i) for i in some], np.int32)
+        return frames, lengths, phones, labels, label_lengths
+
+    def read(number, some):
+        types = (tf.float32, tf.int32, tf.int32, tf.int32, tf.int32)
+        arrays = tf.numpy_function(collate, (number, some["row"][:, 0]), types, stateful=False)
+        shapes = ([None, None, columns], [None], [None, None], [None, None], [None])
+        frames, lengths, phones, labels, label_lengths = map(tf.ensure_shape, arrays, shapes)
+        inputs = {"features": frames, "lengths": lengths, "frame_phones": phones}
+        inputs |= {"labels": labels, "label_lengths": label_lengths}
+        weights = tf.sequence_mask(lengths, tf.shape(frames)[1], tf.float32)
+        return inputs, tf.zeros_like(phones), weights
+
+    steps = -(-len(kept) // config.data.batch_size)
+    batches = passes(examples, batches_of, len(kept), config.training.seed, steps, first_step)
+    return batches.enumerate(first_step).map(read).prefetch(4)
+
+
+def steps_per_pass(config, corpus, features) -> int:
+    """Batches in one pass over the training utterances and their copies."""
+    _, kept = _trained_on(config, corpus, features)
+    return -(-len(kept) // config.data.batch_size)
+
+
+def batches(utterances: Utterances, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Utterances from the shortest to the longest, some at a time.
+
+    Yields (their indices (batch,), features (batch, steps, columns) float32 padded on the right with 0, and the steps
+    of each (batch,) int32).
+    """
+    order = np.argsort(utterances.num_steps, kind="stable")
+    for first in range(0, len(order), batch_size):
+        some = order[first : first + batch_size]
+        yield some, *padded([utterances.frames(i) for i in some], np.float32)
+
+
+def padded(rows: list[np.ndarray], dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (n, ...) -> (rows, padded length, ...), padded on the right with 0, and their lengths (rows,) int32."""
+    lengths = np.array([len(row) for row in rows], np.int32)
+    array = np.zeros((len(rows), padded_length(max(1, int(lengths.max()))), *rows[0].shape[1:]), dtype)
+    for place, row in zip(array, rows, strict=True):
+        place[: len(row)] = row
+    return array, lengths
+
+
+def _trained_on(config, corpus, features) -> tuple[Utterances, np.ndarray]:
+    """The training split with its copies, and which of them are trained on."""
+    rows = utterances(config, corpus, features, "train", copies=config.augment.copies)
+    return rows, np.array([i for i in range(len(rows)) if not rows.left_out(config, i)], np.int64)
