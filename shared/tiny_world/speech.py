@@ -123,7 +123,7 @@ def _speak(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[str, int]]]:
 
     with _speaking, _library() as library:
         library.espeak_SetSynthCallback(receive)
-        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of the breath of some voices; else the time of day
         refused = library.espeak_SetVoiceByName(voice.name.encode())
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_INTONATION, voice.intonation)):
             refused = refused or library.espeak_SetParameter(parameter, value, 0)
