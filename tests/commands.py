@@ -26,6 +26,11 @@ TINY = {
         *("data.size=200", "data.batch_size=4", "data.window=10", "model.embedding_units=8", "model.units=8"),
         *("training.rounds=2", "training.round_steps=4", "training.warmup_steps=2", "training.validation_examples=8"),
     ],
+    "speech": [
+        *("data.size=24", "data.batch_size=8", "model.units=8", "model.layers=1", "training.rounds=2"),
+        *("training.round_steps=4", "training.warmup_steps=2", "training.validation_examples=8"),
+        "training.sample_examples=1",
+    ],
     "translation": [
         *("data.size=200", "data.batch_size=16", "model.embedding_units=8", "model.encoder_units=8"),
         *("model.decoder_units=8", "model.attention_units=8", "training.rounds=2", "training.round_steps=4"),

@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 
+from shared.config import load_config
 from tests.commands import ROOT, TINY, finish, run
 
 TASKS = sorted(folder.name for folder in (ROOT / "tasks").iterdir() if (folder / "__init__.py").exists())
@@ -22,11 +23,25 @@ FILES = [
 ]
 """Every file that the design promises of a run."""
 
+
+def recordings(made, predictions):
+    """The recordings of the test split as files beside the run."""
+    from tasks.speech.config import SpeechConfig
+    from tasks.speech.corpus import prepare
+
+    folder = made.directory.parent / "recordings"
+    folder.mkdir(exist_ok=True)
+    for example in prepare(load_config(SpeechConfig, made.directory / "config.yaml")).splits["test"]():
+        (folder / f"{example['name'].numpy().decode()}.flac").write_bytes(example["sound"].numpy())
+    return [f"{folder / line['name']}.flac" for line in predictions]
+
+
 INPUTS = {
-    "language_model": lambda predictions: ([], "".join(f"{line['text']}\n" for line in predictions)),
-    "translation": lambda predictions: ([], "".join(f"{line['source']}\n" for line in predictions)),
+    "language_model": lambda made, predictions: [line["text"] for line in predictions],
+    "speech": recordings,
+    "translation": lambda made, predictions: [line["source"] for line in predictions],
 }
-"""Task -> (predictions of a split -> (words, stdin) that hand the same inputs to `predict`)."""
+"""Task -> ((run, predictions of its test split) -> lines on stdin that hand the same inputs to `predict`)."""
 
 NUMBERS = ("tokens", "characters", "bits_per_")
 """How the names of scores begin that are no shares in per cent."""
@@ -45,6 +60,10 @@ def copied(made, tmp_path):
 
 def predictions_of(directory, split="test"):
     return [json.loads(line) for line in (directory / "predictions" / f"{split}.jsonl").read_text().splitlines()]
+
+
+def inputs(made, predictions):
+    return "".join(f"{line}\n" for line in INPUTS[made.task](made, predictions)).encode()
 
 
 def scores_of(directory):
@@ -160,15 +179,14 @@ def test_another_configuration_in_the_same_run_is_refused(made):
 
 def test_predict_in_a_fresh_process_equals_evaluate(made):
     predictions = predictions_of(made.directory)
-    words, text = INPUTS[made.task](predictions)
-    done = run(made.task, "predict", "--run", made.directory, *words, stdin=text.encode())
+    done = run(made.task, "predict", "--run", made.directory, stdin=inputs(made, predictions))
     assert done.code == 0 and done.out.splitlines() == [line["output"] for line in predictions]
     assert done.err == ""
 
 
 def test_predict_twice_gives_the_same_bytes(made):
-    words, text = INPUTS[made.task](predictions_of(made.directory)[:20])
-    twice = [finish(made.task, "predict", "--run", made.directory, "--json", *words, stdin=text.encode()) for _ in "12"]
+    stdin = inputs(made, predictions_of(made.directory)[:20])
+    twice = [finish(made.task, "predict", "--run", made.directory, "--json", stdin=stdin) for _ in "12"]
     assert twice[0].code == 0 and twice[0].out.count("\n") == 20
     assert twice[0].out == twice[1].out
 

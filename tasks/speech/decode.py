@@ -144,11 +144,17 @@ def _read(graph, pieces, batch_size) -> list[np.ndarray]:
 
 @functools.lru_cache(maxsize=4)
 def _graph(model, head):
-    """Compiled: features (batch, steps, columns), lengths (batch,) -> log probabilities (batch, steps, entries)."""
+    """Compiled: features (batch, steps, columns), lengths (batch,) -> log probabilities (batch, steps, entries).
+
+    What neither head is trained to say, <bos>, <eos> and <unk>, has the probability 0, and so has the blank of frames.
+    """
 
     @tf.function(reduce_retracing=True)
     def read(features, lengths):
-        return tf.nn.log_softmax(model.logits(features, lengths)[head])
+        logits = model.logits(features, lengths)[head]
+        entries = tf.range(tf.shape(logits)[-1])
+        special = (entries <= UNK) & ((entries != PAD) | (head == "frames"))
+        return tf.nn.log_softmax(tf.where(special, -np.inf, logits))
 
     return read
 
@@ -160,21 +166,17 @@ def _search_frames(config, features, log_probs):
     decoding = config.decoding
     weight = decoding.transition_weight if decoding.path == "viterbi" else 0.0
     bigram = weight * features.bigram
-    scores = log_probs.astype(np.float64)
-    scores[:, : UNK + 1] = -np.inf  # no phones
-    path = alignment.viterbi(scores, bigram, bigram[BOS], bigram[:, EOS], decoding.min_frames)
+    path = alignment.viterbi(log_probs, bigram, bigram[BOS], bigram[:, EOS], decoding.min_frames)
     return alignment.segments(path), path
 
 
 def _search_ctc(config, features, log_probs):
     decoding = config.decoding
-    scores = log_probs.astype(np.float64)
-    scores[:, BOS : UNK + 1] = -np.inf
     if decoding.method == "greedy":
-        return [(index, *span) for index, span in zip(*ctc.greedy(scores), strict=True)], None
+        return [(index, *span) for index, span in zip(*ctc.greedy(log_probs), strict=True)], None
     found, listener = [], _language_model(config, features)
-    for first, last in pairwise(_cuts(config, scores)):
-        part = scores[first:last]
+    for first, last in pairwise(_cuts(config, log_probs)):
+        part = log_probs[first:last]
         ids = ctc.prefix_beam(part, decoding.beam_size, listener, decoding.language_model_weight)[0][0]
         spans = ctc.align(part, ids)
         found += [(index, first + start, first + end) for index, (start, end) in zip(ids, spans, strict=True)]
@@ -231,7 +233,7 @@ def align(config, model, features, recordings: Iterable[tuple]) -> Iterator[dict
                 long = f"{seconds:.0f} s with {len(ids)} labels are too long to be aligned at once"
                 raise UserError(f"{name}: {long}; cut the recording into parts")
             try:
-                spans = search(log_probs.astype(np.float64), ids)
+                spans = search(log_probs, ids)
             except ValueError as error:
                 raise UserError(f"{name}: {error}") from error
             timed = [(index, first, last) for index, (first, last) in zip(ids, spans, strict=True)]

@@ -25,7 +25,7 @@ from shared.config import UserError
 from shared.recordings import decode_sound
 from shared.run import write_atomically
 from shared.task import Corpus
-from shared.text import BOS, EOS, Vocabulary, read_vocabulary
+from shared.text import BOS, EOS, UNK, Vocabulary, read_vocabulary
 from tasks.speech.config import FeaturesConfig, SpeechConfig
 
 logger = logging.getLogger(__name__)
@@ -294,7 +294,8 @@ def fit(config: SpeechConfig, corpus: Corpus) -> Features:
         raise UserError(f"data.train: nothing in {corpus.name} can be trained on: {said or 'it is empty'}")
     if reasons:
         logger.warning("%d of %d training utterances are left out: %s", reasons.total(), kept + reasons.total(), said)
-    logger.info("%d training utterances, %d phones, %d labels", kept, len(phones or ()), len(labels))
+    sizes = [len(vocabulary) - UNK - 1 if vocabulary else 0 for vocabulary in (phones, labels)]
+    logger.info("%d training utterances, %d phones, %d %s to write", kept, *sizes, config.model.labels)
     mean, std = _mean_and_std(sum(moments.values()))
     speakers = {name: _mean_and_std(some) for name, some in moments.items() if name}
     return Features(phones, labels, mean, std, speakers, bigram, kept, config.features.normalize)

@@ -149,9 +149,10 @@ def read_pairs(inputs: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(sound file, phones) of lines with a tab between. UserError for a line without one."""
     for number, line in enumerate(read_lines(inputs), 1):
         name, tab, string = line.partition("\t")
-        if not tab:
+        if tab:
+            yield name, string
+        elif line.strip():
             raise UserError(f"line {number}: has no tab between sound file and phones")
-        yield name, string
 
 
 def hear(context, path: str) -> tuple[np.ndarray, float]:

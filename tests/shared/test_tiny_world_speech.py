@@ -74,14 +74,15 @@ def test_what_was_said_before_changes_nothing(voice):
     assert np.array_equal(again[0], samples) and again[1] == segments
 
 
-def test_another_process_says_the_same():
-    breathing = Voice("en-us+victor")  # with noise, which eSpeak NG draws from the time of day
+def test_another_process_says_the_same_a_second_later():
+    breathing = Voice("en-us+victor")  # with noise, which eSpeak NG would seed with the second of the day
+    expected = synthesize(SENTENCE, breathing)[0].tobytes()
     code = (
-        "import sys; from shared.tiny_world.speech import Voice, synthesize;"
+        "import sys, time; time.sleep(1); from shared.tiny_world.speech import Voice, synthesize;"
         f"sys.stdout.buffer.write(synthesize({SENTENCE!r}, {breathing})[0].tobytes())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
-    assert done.stdout == synthesize(SENTENCE, breathing)[0].tobytes()
+    assert done.stdout == expected
 
 
 def test_threads_do_not_disturb_each_other():

@@ -228,9 +228,8 @@ def test_of_two_processes_the_first_one_wins(tmp_path):
 
     def raced():
         yield from examples()
-        data._write(
-            folder, itertools.islice(examples(), 1), SMALL, None
-        )  # another process, with the same name by bad luck
+        # Another process, with the same name by bad luck.
+        data._write(folder, itertools.islice(examples(), 1), SMALL, None)
         (folder / "mine").write_text("")
         (tmp_path / f"some.{os.getpid()}.unfinished").mkdir()
 

@@ -76,7 +76,7 @@ def test_streaming_gives_the_frames_of_the_whole(settings, rate, block):
     stream = Stream(settings, rate)
     parts = [stream.push(sound[first : first + block]) for first in range(0, len(sound), block)]
     streamed = np.concatenate([*parts, stream.finish()])
-    np.testing.assert_allclose(streamed, compute(sound, rate, settings), atol=1e-4)
+    np.testing.assert_allclose(streamed, compute(sound, rate, settings), atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 399, 400, 559, 560, 1500])
@@ -85,7 +85,7 @@ def test_short_sound_streams_too(length, rate):
     for settings in SETTINGS.values():
         stream = Stream(settings, rate)
         streamed = np.concatenate([stream.push(NOISE[:length]), stream.finish()])
-        np.testing.assert_allclose(streamed, compute(NOISE[:length], rate, settings), atol=1e-4)
+        np.testing.assert_allclose(streamed, compute(NOISE[:length], rate, settings), atol=1e-5)
 
 
 def test_a_stream_emits_a_frame_as_soon_as_its_slopes_allow():
