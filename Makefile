@@ -55,6 +55,7 @@ test-slow: $(INSTALLED)
 ## bench: speed beside PyTorch, which has to be installed first (ARGS="--pairs 3")
 bench: $(INSTALLED)
 	$(BIN)/python bench/language_model.py $(ARGS)
+	$(BIN)/python bench/speech.py $(ARGS)
 
 ## horizon: how far back each cell remembers, as a table and horizon.png (ARGS="--train copy")
 horizon: $(INSTALLED)

@@ -111,7 +111,7 @@ def train(config, corpus, features, rounds: int) -> tuple[Reference, float]:
         started, losses = time.perf_counter(), []
         model.train()
         for inputs, _, _ in islice(batches, round_steps):
-            batch = {name: torch.from_numpy(array) for name, array in inputs.items()}
+            batch = {name: torch.tensor(array) for name, array in inputs.items()}
             optimizer.param_groups[0]["lr"] = float(rate_at(step)) if callable(rate_at) else rate_at
             optimizer.zero_grad()
             loss = loss_of(model(batch["features"], batch["lengths"].long()), batch, head)

@@ -4,6 +4,7 @@ Training is a sequence of rounds. What a round does depends only on the checkpoi
 round's number, so a training that was killed and started again ends with the same weights, bit for bit (on a CPU).
 """
 
+import gc
 import logging
 import math
 import os
@@ -82,6 +83,8 @@ def fit(task, config, run, corpus, features, model, progress, round_steps) -> No
             shuffle=False,
             verbose=1 if sys.stdout.isatty() else 0,
         )
+    # An iterator of the batches that is left in a reference cycle reads on in threads, and Python may hang at its end.
+    gc.collect()
 
 
 def finished(training, progress) -> bool:

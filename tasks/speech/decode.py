@@ -249,12 +249,12 @@ def _filled(spans, steps):
 def _result(config, features, output, spans, log_probs, seconds) -> dict:
     """Spans (id, first step, last + 1) as segments [name, start, end, mean probability]."""
     # A step stands for what is nearer to its middle than to its neighbours'; the first and last reach to the ends.
-    edges = frame_time(np.arange(len(log_probs) + 1) - 0.5, config.features)
+    edges, seconds = frame_time(np.arange(len(log_probs) + 1) - 0.5, config.features), round(seconds, 4)
     edges[0], edges[-1] = 0.0, seconds
-    edges = np.round(np.minimum(edges, seconds), 4).tolist()
+    edges = np.minimum(np.round(edges, 4), seconds).tolist()
     names = names_of(vocabulary_of(config, features))
     segments = [
         [names[index], edges[first], edges[last], round(float(np.exp(log_probs[first:last, index]).mean()), 4)]
         for index, first, last in spans
     ]
-    return {"seconds": round(seconds, 4), "output": output, "segments": segments}
+    return {"seconds": seconds, "output": output, "segments": segments}

@@ -255,13 +255,14 @@ def draw_posteriors(config, frames, log_probs, names, segments, reference) -> np
     axes[1].imshow(
         probabilities[:, likely].T, aspect="auto", extent=(*extent, len(likely), 0), cmap="Blues", vmin=0, vmax=1
     )
-    axes[1].set_yticks(np.arange(len(likely)) + 0.5, [names[i] for i in likely], size=7)
+    axes[1].set_yticks(np.arange(len(likely)) + 0.5, [names[i] for i in likely], size=7, parse_math=False)
     for axis, (title, spans) in zip(axes[2:], rows, strict=True):
         axis.set(ylim=(0, 1), yticks=[0.5], yticklabels=[title])
         for label, begin, end, *_ in spans:
             if begin < extent[1]:
                 axis.axvline(begin, color="grey", linewidth=0.5)
-                axis.text((begin + min(end, extent[1])) / 2, 0.5, label, ha="center", va="center", size=7, clip_on=True)
+                style = {"ha": "center", "va": "center", "size": 7, "clip_on": True, "parse_math": False}
+                axis.text((begin + min(end, extent[1])) / 2, 0.5, label, **style)
     axes[-1].set(xlim=extent, xlabel="seconds")
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -282,8 +283,8 @@ def draw_confusion(predictions) -> np.ndarray:
     figure = Figure(figsize=(1.5 + 0.19 * len(names),) * 2, dpi=80, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90, size=7)
-    axes.set_yticks(range(len(names)), names, size=7)
+    axes.set_xticks(range(len(names)), names, rotation=90, size=7, parse_math=False)
+    axes.set_yticks(range(len(names)), names, size=7, parse_math=False)
     axes.set(xlabel="recognised", ylabel="true")
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -313,6 +313,9 @@ def test_the_bigram_is_that_of_the_training_phones():
     assert bigram[BOS, sil] == pytest.approx(3 / (4 + size)) and bigram[BOS, PAD] == pytest.approx(1 / (4 + size))
     assert bigram[a, b] == pytest.approx(3 / (5 + size)) and bigram[a, EOS] == pytest.approx(4 / (5 + size))
     assert bigram[b, b] == pytest.approx(1 / (3 + size))
+    features = fit(configured(), corpus_of(said("a b a b")))  # a pair may come twice in a string
+    (a, b), size = features.phones.encode(["a b"])[0], len(features.phones)
+    assert np.exp(features.bigram)[a, b] == pytest.approx(3 / (2 + size))
 
 
 @pytest.mark.parametrize(
