@@ -40,7 +40,9 @@ TINY = {
 """Task -> what makes its quickstart a matter of seconds."""
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tensorflow", "keras", "tensorflow_datasets", "sacrebleu", "sacremoses", "h5py"])
+_forks.set_forkserver_preload(
+    ["tensorflow", "keras", "tensorflow_datasets", "sacrebleu", "sacremoses", "h5py", "librosa.filters", "jiwer"]
+)
 
 
 @dataclass(frozen=True)
