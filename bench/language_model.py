@@ -9,11 +9,10 @@ pair, in one process, and the medians compared. Needs `pip install torch`.
 """
 
 import argparse
+import functools
 import json
 import os
-import statistics
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras
 import numpy as np
 import tensorflow as tf
+from alternation import measure
 
 from shared.config import TrainingConfig
 from shared.optimization import build_optimizer
@@ -39,7 +39,6 @@ SIZES = [
     {"streams": 20, "window": 35, "units": 200, "layers": 2, "dropout": 0.2},
     {"streams": 20, "window": 35, "units": 650, "layers": 2, "dropout": 0.5},
 ]
-STEPS = 5  # in each measurement
 
 
 def ours(streams, window, units, layers, dropout):
@@ -109,21 +108,6 @@ def theirs(streams, window, units, layers, dropout):
     return train, score
 
 
-def measure(functions, arguments, pairs) -> list[float]:
-    """Median seconds of one call of each function, measured in turn."""
-    for function in functions:
-        function(*arguments)
-        function(*arguments)
-    seconds = [[] for _ in functions]
-    for _ in range(pairs):
-        for function, found in zip(functions, seconds, strict=True):
-            started = time.perf_counter()
-            for _ in range(STEPS):
-                function(*arguments)
-            found.append((time.perf_counter() - started) / STEPS)
-    return [statistics.median(found) for found in seconds]
-
-
 def main():
     """Prints a Markdown table and writes bench/language_model.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -137,7 +121,7 @@ def main():
         for name, pair in zip(
             ("training step", "scoring"), zip(ours(**sizes), theirs(**sizes), strict=True), strict=True
         ):
-            own, rival = measure(pair, (tokens, targets), pairs)
+            own, rival = measure([functools.partial(each, tokens, targets) for each in pair], pairs)
             label = f"{sizes['streams']}x{sizes['window']}x{sizes['units']}x{sizes['layers']}x{WORDS}"
             rows.append({
                 "name": name, "size": label, "words_per_second": words / own,

@@ -13,10 +13,8 @@ import argparse
 import dataclasses
 import json
 import os
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,6 +22,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from alternation import measure
 
 from shared.config import TrainingConfig
 from shared.optimization import build_optimizer
@@ -44,7 +43,6 @@ LABELS = 40  # of CTC in an utterance, about as many as 3 seconds of speech have
 BATCHES = (1, 8, 32)  # recordings recognised side by side
 COLUMNS = num_columns(SpeechConfig().features)
 TRAINING = TrainingConfig()
-CALLS = 5  # in each measurement
 
 
 class Torch(torch.nn.Module):
@@ -151,21 +149,6 @@ def recognition_row(pairs: int, batch: int) -> dict:
     names = ("real_time_factor", "features", "posteriors", "posteriors_pytorch")
     found = [each / (batch * seconds) for each in measure(functions, pairs)]
     return {"batch": batch, **dict(zip(names, found, strict=True))}
-
-
-def measure(functions: Sequence[Callable], pairs: int) -> list[float]:
-    """Median seconds of one call of each function, measured in turn."""
-    for function in functions:
-        function()
-        function()
-    seconds = [[] for _ in functions]
-    for _ in range(pairs):
-        for function, found in zip(functions, seconds, strict=True):
-            started = time.perf_counter()
-            for _ in range(CALLS):
-                function()
-            found.append((time.perf_counter() - started) / CALLS)
-    return [statistics.median(found) for found in seconds]
 
 
 def main():

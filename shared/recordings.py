@@ -28,12 +28,6 @@ Segments = list[tuple[str, float, float]]
 # --------------------------------------------------------------------------------------------------------------- sound
 
 
-def read_sound(path: str | Path) -> tuple[np.ndarray, int]:
-    """A whole recording as `sound_blocks` reads it: (samples, float32 (n,) in [-1, 1], sample rate in Hz)."""
-    rate, blocks = sound_blocks(path, BLOCK_SECONDS)
-    return np.concatenate(list(blocks)), rate
-
-
 def sound_blocks(path: str | Path, seconds: float) -> tuple[int, Iterator[np.ndarray]]:
     """(sample rate in Hz, blocks of at most `seconds`: float32 (n,) in [-1, 1], channels averaged).
 

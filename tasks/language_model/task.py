@@ -13,6 +13,7 @@ import numpy as np
 
 from shared.config import UserError
 from shared.lines import read_lines
+from shared.pictures import rendered
 from shared.task import Task
 from shared.text import UNK
 from tasks.language_model.config import GAP
@@ -186,7 +187,6 @@ def draw_surprise(pieces: Sequence[str], log_probs: Sequence[float]) -> np.ndarr
         pieces: tokens as they are displayed, "▁" standing for a blank.
         log_probs: of each, in nats; the surprise of a token is -log2 of its probability.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -196,7 +196,7 @@ def draw_surprise(pieces: Sequence[str], log_probs: Sequence[float]) -> np.ndarr
     bits = -np.asarray(log_probs) / math.log(2)
     height = max(rows) + 1
     figure = Figure(figsize=(0.08 * PICTURE_WIDTH, 0.25 * height + 0.7), dpi=100, layout="constrained")
-    canvas, (axes, scale) = FigureCanvasAgg(figure), figure.subplots(2, height_ratios=[2 * height, 1])
+    axes, scale = figure.subplots(2, height_ratios=[2 * height, 1])
     colours = ScalarMappable(Normalize(0, MOST_BITS), "YlOrRd")
     axes.barh(rows, [len(text) for text in texts], height=0.9, left=columns, color=colours.to_rgba(bits))
     for text, row, column, surprise in zip(texts, rows, columns, bits, strict=True):
@@ -205,8 +205,7 @@ def draw_surprise(pieces: Sequence[str], log_probs: Sequence[float]) -> np.ndarr
     axes.set(xlim=(0, PICTURE_WIDTH), ylim=(height - 0.5, -0.5))
     axes.set_axis_off()
     figure.colorbar(colours, cax=scale, orientation="horizontal", extend="max", label="surprise (bits)")
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return rendered(figure)
 
 
 def _places(texts: Sequence[str]) -> tuple[list[int], list[int]]:

@@ -290,18 +290,6 @@ def steps_per_pass(config, corpus, features) -> int:
     return -(-len(kept) // config.data.batch_size)
 
 
-def batches(utterances: Utterances, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Utterances from the shortest to the longest, some at a time.
-
-    Yields (their indices (batch,), features (batch, steps, columns) float32 padded on the right with 0, and the steps
-    of each (batch,) int32).
-    """
-    order = np.argsort(utterances.num_steps, kind="stable")
-    for first in range(0, len(order), batch_size):
-        some = order[first : first + batch_size]
-        yield some, *padded([utterances.frames(i) for i in some], np.float32)
-
-
 def padded(rows: list[np.ndarray], dtype) -> tuple[np.ndarray, np.ndarray]:
     """Rows (n, ...) -> (rows, padded length, ...), padded on the right with 0, and their lengths (rows,) int32."""
     lengths = np.array([len(row) for row in rows], np.int32)

@@ -12,6 +12,7 @@ import numpy as np
 from shared import evaluate
 from shared.config import UserError, load_config
 from shared.lines import read_lines
+from shared.pictures import rendered
 from shared.recordings import decode_sound, sound_blocks
 from shared.run import Run, write_atomically, write_picture
 from shared.task import Task
@@ -237,7 +238,6 @@ def draw_posteriors(config, frames, log_probs, names, segments, reference) -> np
     Returns:
         A picture of the first PICTURE_SECONDS, uint8 (height, width, 3).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     step = frame_time(1, config.features) - frame_time(0, config.features)
@@ -246,7 +246,6 @@ def draw_posteriors(config, frames, log_probs, names, segments, reference) -> np
     likely = np.sort(np.argsort(-probabilities.mean(axis=0), kind="stable")[:PICTURE_PHONES])
     rows = [("recognised", segments)] + ([("true", reference)] if reference else [])
     figure = Figure(figsize=(12, 5 + 0.15 * len(likely)), dpi=80, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     heights = [3, max(1, 0.25 * len(likely)), *(0.4 for _ in rows)]
     axes = figure.subplots(len(heights), sharex=True, height_ratios=heights)
     extent = (0, steps * step)
@@ -264,13 +263,11 @@ def draw_posteriors(config, frames, log_probs, names, segments, reference) -> np
                 style = {"ha": "center", "va": "center", "size": 7, "clip_on": True, "parse_math": False}
                 axis.text((begin + min(end, extent[1])) / 2, 0.5, label, **style)
     axes[-1].set(xlim=extent, xlabel="seconds")
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return rendered(figure)
 
 
 def draw_confusion(predictions) -> np.ndarray:
     """Which share of each true phone's time was heard as which phone, as a picture, uint8 (height, width, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names = sorted({each[0] for p in predictions for each in (*p["reference"], *p["segments"])})
@@ -281,13 +278,12 @@ def draw_confusion(predictions) -> np.ndarray:
             times[place[true], place[heard]] += seconds
     shares = times / np.maximum(times.sum(axis=1, keepdims=True), 1e-9)
     figure = Figure(figsize=(1.5 + 0.19 * len(names),) * 2, dpi=80, layout="constrained")
-    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=90, size=7, parse_math=False)
     axes.set_yticks(range(len(names)), names, size=7, parse_math=False)
     axes.set(xlabel="recognised", ylabel="true")
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return rendered(figure)
 
 
 def overlaps(reference, segments) -> Iterator[tuple[str, str, float]]:

@@ -10,6 +10,7 @@ from shared.batching import padded_array
 from shared.decoding import beam_search, fuse, greedy, sample
 from shared.evaluate import restore_language_model
 from shared.losses import token_cross_entropy
+from shared.pictures import rendered
 from shared.text import BOS, EOS, UNK
 
 
@@ -165,14 +166,12 @@ def draw_attention(weights: np.ndarray, source: Sequence[str], target: Sequence[
     Args:
         weights: (target tokens, source tokens), each row summing to 1.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.5 + 0.38 * len(source), 1.2 + 0.3 * len(target)), dpi=100, layout="constrained")
-    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    axes = figure.add_subplot()
     axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(source)), source, rotation=60, ha="left")
     axes.set_yticks(range(len(target)), target)
     axes.xaxis.tick_top()
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return rendered(figure)

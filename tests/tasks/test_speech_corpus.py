@@ -14,11 +14,16 @@ import tensorflow_datasets as tfds
 from praatio import textgrid
 
 from shared.config import UserError
-from shared.recordings import decode_sound, encode_sound, read_alignment, read_phn, read_sound, sound_blocks
+from shared.recordings import decode_sound, encode_sound, read_alignment, read_phn, sound_blocks
 from tasks.speech.config import DataConfig, SpeechConfig
 from tasks.speech.corpus import Recordings, manifest_recordings, prepare, timit_recordings
 
 PHN = "0 1600 h#\n1600 4000 sh\n4000 8000 iy\n"
+
+
+def read_sound(path):
+    rate, blocks = sound_blocks(path, 60.0)
+    return np.concatenate(list(blocks)), rate
 
 
 def sine(seconds=0.5, rate=16000, pitch=440.0):

@@ -18,7 +18,7 @@ from shared.task import Corpus
 from shared.text import UNK
 from tasks.speech import data
 from tasks.speech.config import AugmentConfig, DataConfig, FeaturesConfig, ModelConfig, SpeechConfig
-from tasks.speech.data import batches, changed, masked, steps_per_pass, training_batches, utterances, with_noise
+from tasks.speech.data import changed, masked, padded, steps_per_pass, training_batches, utterances, with_noise
 from tasks.speech.features import compute, fit, frame_phones, thin
 
 RATE, BATCH = 8000, 3
@@ -417,14 +417,12 @@ def test_what_cannot_be_trained_on_is_left_out(made):
         assert sorted(lengths) == sorted(some.num_steps[i] for i in range(9) if some.names[i] in kept or i < 4)
 
 
-def test_batches_to_recognise_are_sorted_by_length(made):
-    settings = made()
-    rows = utterances(*settings, "train")
-    found = list(batches(rows, 4))
-    order = np.concatenate([indices for indices, _, _ in found])
-    assert sorted(order) == list(range(10)) and np.all(np.diff(rows.num_steps[order]) >= 0)
-    for indices, features, lengths in found:
-        assert features.shape == (len(indices), padded_length(int(lengths.max())), 18) and lengths.dtype == np.int32
-        for i, row, length in zip(indices, features, lengths, strict=True):
-            np.testing.assert_array_equal(row[:length], rows.frames(i))
-            assert not row[length:].any()
+def test_rows_side_by_side_are_padded_on_the_right(made):
+    rows = utterances(*made(), "train")
+    frames = [rows.frames(i) for i in range(len(rows))]
+    features, lengths = padded(frames, np.float32)
+    assert features.shape == (10, padded_length(int(lengths.max())), 18) and lengths.dtype == np.int32
+    assert lengths.tolist() == rows.num_steps.tolist()
+    for row, length, own in zip(features, lengths, frames, strict=True):
+        np.testing.assert_array_equal(row[:length], own)
+        assert not row[length:].any()
