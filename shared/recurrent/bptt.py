@@ -14,6 +14,9 @@ and since W and c are the same at all steps, their gradients are sums over all s
 product: dW = sum_t da_t h_{t-1}^T, dc = sum_t da_t (Werbos 1990; Rumelhart, Hinton & Williams 1986). Each cell below is
 two functions: `forward` is f, `backward` is the derivative of f.
 
+In mixed precision the products are formed in the precision of W, and everything that adds up from step to step, states
+and gradients, in float32: in eight bits of mantissa a cell state would soon swallow what is added to it.
+
 Keras runs the same recurrence as one call of the cell at each step and lets TensorFlow record and differentiate it.
 """
 
@@ -99,7 +102,7 @@ def unroll(cell, x, state, W, c, mask=None):
     """
     if mask is not None:
         mask = mask[..., None]
-    parts = len(state)
+    parts, narrow, wide = len(state), x.dtype, tf.float32 if x.dtype.size < 4 else x.dtype
 
     @tf.custom_gradient
     def run(x, W, c, *state):
@@ -110,29 +113,29 @@ def unroll(cell, x, state, W, c, mask=None):
             d_outputs = d_outputs if mask is None else tf.where(mask, d_outputs, tf.zeros_like(d_outputs))
             before = [tf.concat([first[None], part[:-1]], axis=0) for first, part in zip(state, states, strict=True)]
             dx, da, d_state = _backward(cell, d_outputs, d_final, saved, before, W, mask)
-            flat = tf.reshape(da, [-1, W.shape[1]])
-            dW = tf.matmul(tf.reshape(before[0], [-1, W.shape[0]]), flat, transpose_a=True)
-            return dx, dW, tf.reduce_sum(flat, axis=0), *d_state
+            flat, h = tf.reshape(da, [-1, W.shape[1]]), tf.reshape(before[0], [-1, W.shape[0]])
+            dW = tf.matmul(tf.cast(h, narrow), tf.cast(flat, narrow), transpose_a=True)
+            return tf.cast(dx, narrow), dW, tf.reduce_sum(flat, axis=0), *d_state
 
         return (outputs, *final), gradient
 
-    outputs, *final = run(x, W, c, *state)
-    return outputs, tuple(final[:parts])
+    outputs, *final = run(x, W, tf.cast(c, wide), *(tf.cast(part, wide) for part in state))
+    return tf.cast(outputs, narrow), tuple(tf.cast(part, narrow) for part in final[:parts])
 
 
 def _forward(cell, x, state, W, c, mask):
     """All steps in order: the state after each (time, batch, units), what each saved, and the final state."""
-    steps = tf.shape(x)[0]
+    steps, wide = tf.shape(x)[0], c.dtype
 
     def step(t, state, states, saved):
-        new, kept = cell.forward(x[t], tf.matmul(state[0], W) + c, state)
+        new, kept = cell.forward(tf.cast(x[t], wide), _product(state[0], W) + c, state)
         if mask is not None:
             new = tuple(tf.where(mask[t], after, before) for after, before in zip(new, state, strict=True))
         states = tuple(array.write(t, part) for array, part in zip(states, new, strict=True))
         return t + 1, new, states, saved.write(t, kept)
 
-    arrays = tuple(tf.TensorArray(x.dtype, steps, element_shape=part.shape) for part in state)
-    loop = (0, tuple(state), arrays, tf.TensorArray(x.dtype, steps))
+    arrays = tuple(tf.TensorArray(wide, steps, element_shape=part.shape) for part in state)
+    loop = (0, tuple(state), arrays, tf.TensorArray(wide, steps))
     _, final, states, saved = tf.while_loop(lambda t, *_: t < steps, step, loop, maximum_iterations=steps)
     return [array.stack() for array in states], saved.stack(), final
 
@@ -148,7 +151,7 @@ def _backward(cell, d_outputs, d_final, saved, before, W, mask):
             past = tuple(tf.where(mask[t], tf.zeros_like(part), part) for part in d_state)
             d_state = tuple(tf.where(mask[t], part, tf.zeros_like(part)) for part in d_state)
         dx_t, da_t, d_before = cell.backward(d_state, saved[t], tuple(part[t] for part in before))
-        d_before = (d_before[0] + tf.matmul(da_t, W, transpose_b=True), *d_before[1:])
+        d_before = (d_before[0] + _product(da_t, W, transpose_b=True), *d_before[1:])
         if mask is not None:
             d_before = tuple(part + other for part, other in zip(d_before, past, strict=True))
         return t - 1, d_before, dx.write(t, dx_t), da.write(t, da_t)
@@ -157,3 +160,8 @@ def _backward(cell, d_outputs, d_final, saved, before, W, mask):
     loop = (steps - 1, tuple(d_final), *arrays)
     _, d_state, dx, da = tf.while_loop(lambda t, *_: t >= 0, step, loop, maximum_iterations=steps)
     return dx.stack(), da.stack(), d_state
+
+
+def _product(rows, W, transpose_b=False):
+    """rows (batch, n) times W, in the precision of W, as `rows` is."""
+    return tf.cast(tf.matmul(tf.cast(rows, W.dtype), W, transpose_b=transpose_b), rows.dtype)

@@ -65,6 +65,27 @@ def test_our_kernel_equals_keras(cell, mask, go_backwards, graph):
     assert kernel_of(layer, mask) == "bptt"
 
 
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the kernel is for CPUs")
+@pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])  # the gradient of ReLU jumps
+@pytest.mark.parametrize("mask", [None, tf.sequence_mask(LENGTHS, 6)], ids=["whole", "masked"])
+def test_mixed_precision_stays_near_float32(cell, mask):
+    exact, _ = pair(cell)
+    rounded, _ = pair(cell, dtype="mixed_bfloat16")
+    for actual, expected in zip(results(rounded, mask), results(exact, mask), strict=True):
+        error = np.linalg.norm(np.array(tf.cast(actual, "float32")) - expected)
+        assert error < 0.1 * np.linalg.norm(expected)
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the kernel is for CPUs")
+def test_mixed_precision_adds_up_in_float32():
+    layer = CELLS["lstm"](1, return_state=True, dtype="mixed_bfloat16")
+    layer.build((None, None, 1))
+    # i = f = o = 1 and g = 0.003 at every step. In bfloat16 a cell of 1 would not feel it.
+    layer.set_weights([np.zeros((1, 4)), np.zeros((1, 4)), np.array([20, 20, np.arctanh(0.003), 20])])
+    *_, cell = layer(tf.zeros((1, 1000, 1)))
+    np.testing.assert_allclose(float(cell[0, 0]), 3.0, rtol=0.01)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_only_the_last_output_is_returned_where_asked(cell):
     assert_equal_layers(cell, return_sequences=False)
