@@ -32,7 +32,8 @@ class LanguageModel(keras.Model):
         super().__init__(name="language_model")
         self.config, self.size, self.streams, self.label_smoothing = config, size, streams, label_smoothing
         initializer = keras.initializers.RandomUniform(-0.1, 0.1)
-        self.embedding = layers.Embedding(size, config.embedding_units, initializer, name="embedding")
+        # Looked up in float32: in mixed precision the gradients of a frequent word would be added up in 16 bits.
+        self.embedding = layers.Embedding(size, config.embedding_units, initializer, dtype="float32", name="embedding")
         self.word_dropout = layers.Dropout(config.dropout_words)
         self.sample_seed = keras.random.SeedGenerator() if config.samples else None
         self.embedding_dropout = locked_dropout(config.dropout_embedding)
@@ -41,7 +42,11 @@ class LanguageModel(keras.Model):
         self.readout = layers.Dense(config.embedding_units, name="readout") if config.bidirectional else None
         self.output_dropout = locked_dropout(config.dropout_output)
         self.output_units = config.embedding_units if config.bidirectional else self.stack.output_units
-        self.output_kernel = None if config.tie_embeddings else layers.Embedding(size, self.output_units, initializer)
+        self.output_kernel = (
+            self.embedding
+            if config.tie_embeddings
+            else layers.Embedding(size, self.output_units, initializer, dtype="float32")
+        )
 
     def _stack(self, name):
         config = self.config
@@ -58,7 +63,7 @@ class LanguageModel(keras.Model):
         if self.backward:
             self.backward.build(embedded)
             self.readout.build((None, None, 2 * self.stack.output_units))
-        if self.output_kernel is not None:
+        if not self.config.tie_embeddings:
             self.output_kernel.build((None, None))
         self.output_bias = self.add_weight(shape=(self.size,), initializer="zeros", autocast=False, name="output_bias")
         # What training remembers of the windows before, in the checkpoint because it decides what comes next.
@@ -123,7 +128,7 @@ class LanguageModel(keras.Model):
 
     def embed(self, tokens, training=None):
         """Embeddings (batch, time, embedding units), whole words dropped, and places in them."""
-        embedded = self.embedding(tokens)
+        embedded = ops.cast(self.embedding(tokens), self.compute_dtype)
         if training and self.config.dropout_words:
             kept = self.word_dropout(ops.ones((self.size, 1), self.compute_dtype), training=True)
             embedded = embedded * ops.take(kept, tokens, axis=0)
@@ -142,13 +147,10 @@ class LanguageModel(keras.Model):
     def logits(self, outputs):
         """Scores (..., size) of all words, float32, for outputs (..., output units)."""
         # One flat product: a batched one would broadcast the kernel.
-        flat = ops.matmul(ops.reshape(outputs, (-1, self.output_units)), ops.transpose(self._kernel()))
+        kernel = ops.cast(self.output_kernel.embeddings, self.compute_dtype)
+        flat = ops.matmul(ops.reshape(outputs, (-1, self.output_units)), ops.transpose(kernel))
         flat = ops.cast(flat, "float32") + self.output_bias
         return ops.reshape(flat, (*ops.shape(outputs)[:-1], self.size))
-
-    def _kernel(self):
-        embedding = self.embedding if self.output_kernel is None else self.output_kernel
-        return ops.cast(embedding.embeddings, self.compute_dtype)
 
     def sampled_cross_entropy(self, outputs, targets):
         """Cross-entropy (batch, time) against `samples` random words in place of all, for training alone.
@@ -164,11 +166,11 @@ class LanguageModel(keras.Model):
         place = ops.cast(drawn, "float32")
         log_expected = ops.log(samples * ops.log((place + 2) / (place + 1)) / ops.log(spread))
         flat, right = ops.reshape(outputs, (-1, self.output_units)), ops.reshape(targets, (-1,))
-        kernel = self._kernel()
-        others = ops.cast(ops.matmul(flat, ops.transpose(ops.take(kernel, drawn, axis=0))), "float32")
+        kernel = ops.cast(self.output_kernel(drawn), self.compute_dtype)
+        others = ops.cast(ops.matmul(flat, ops.transpose(kernel)), "float32")
         others += ops.take(self.output_bias, drawn) - log_expected
         others = ops.where(right[:, None] == drawn[None], -1e9, others)
-        true = ops.sum(ops.cast(flat * ops.take(kernel, right, axis=0), "float32"), axis=-1)
+        true = ops.sum(ops.cast(flat, "float32") * self.output_kernel(right), axis=-1)
         true += ops.take(self.output_bias, right)
         scores = ops.concatenate([true[:, None], others], axis=1)
         return ops.reshape(ops.logsumexp(scores, axis=1) - true, ops.shape(targets))
@@ -194,7 +196,7 @@ class LanguageModel(keras.Model):
     def step(self, tokens, state):
         """See `start`."""
         tokens = ops.where(tokens == BOS, state["last"], tokens)
-        outputs, recurrent = self.stack.step(self.embedding(tokens), state["recurrent"])
+        outputs, recurrent = self.stack.step(self.embed(tokens), state["recurrent"])
         return ops.log_softmax(self.logits(outputs)), {"recurrent": recurrent, "last": state["last"]}
 
     def start_of_text(self, rows):
