@@ -7,6 +7,8 @@
 One call scores whole sentences under teacher forcing; `start` and `step` write new ones under a search.
 """
 
+import functools
+
 import keras
 from keras import layers, ops
 
@@ -25,13 +27,15 @@ class Translator(keras.Model):
     def __init__(self, config, source_size, target_size, joint):
         super().__init__(name="translator")
         initializer = keras.initializers.RandomNormal(stddev=config.embedding_units**-0.5)
-        self.target_embedding = layers.Embedding(
-            target_size, config.embedding_units, initializer, name="target_embedding"
+        # Looked up in float32: in mixed precision the gradients of a frequent word would be added up in 16 bits.
+        embedding = functools.partial(
+            layers.Embedding, output_dim=config.embedding_units, embeddings_initializer=initializer, dtype="float32"
         )
+        self.target_embedding = embedding(target_size, name="target_embedding")
         self.source_embedding = (
             self.target_embedding
             if joint and config.tie_embeddings
-            else layers.Embedding(source_size, config.embedding_units, initializer, name="source_embedding")
+            else embedding(source_size, name="source_embedding")
         )
         self.embedding_dropout = layers.Dropout(config.dropout_embedding)
         self.encoder = RecurrentStack(
@@ -51,9 +55,7 @@ class Translator(keras.Model):
             for _ in range(config.decoder_layers)
         ]
         self.output_dropout = layers.Dropout(config.dropout_output)
-        self.output_kernel = (
-            None if config.tie_embeddings else layers.Embedding(target_size, config.embedding_units, initializer)
-        )
+        self.output_kernel = self.target_embedding if config.tie_embeddings else embedding(target_size)
         self.target_size = target_size
         self.embedding_units = config.embedding_units
 
@@ -61,7 +63,7 @@ class Translator(keras.Model):
         """Creates every weight, so that a checkpoint can be loaded before any batch was seen."""
         embedded, memory = (None, None, self.embedding_units), (None, None, self.encoder.output_units)
         for embedding in (self.target_embedding, self.source_embedding, self.output_kernel):
-            if embedding is not None and not embedding.built:
+            if not embedding.built:
                 embedding.build((None, None))
         self.encoder.build(embedded)
         self.decoder.build(embedded, memory)
@@ -93,8 +95,7 @@ class Translator(keras.Model):
 
     def logits(self, outputs):
         """Scores of all words, float32, for decoder outputs (..., embedding units)."""
-        embedding = self.target_embedding if self.output_kernel is None else self.output_kernel
-        kernel = ops.cast(embedding.embeddings, self.compute_dtype)
+        kernel = ops.cast(self.output_kernel.embeddings, self.compute_dtype)
         # One flat product: a batched one would broadcast the kernel.
         flat = ops.matmul(ops.reshape(outputs, (-1, self.embedding_units)), ops.transpose(kernel))
         flat = ops.cast(flat, "float32") + self.output_bias
@@ -133,7 +134,7 @@ class Translator(keras.Model):
         )
 
         def step(tokens, state):
-            embedded = self.target_embedding(tokens)
+            embedded = ops.cast(self.target_embedding(tokens), self.compute_dtype)
             outputs, recurrent, weights = self.decoder.step(embedded, state["recurrent"], keys, memory, mask)
             state = {"recurrent": recurrent}
             if weights is not None:
