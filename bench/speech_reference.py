@@ -90,7 +90,8 @@ def loss_of(scores, batch: dict, head: str):
         flat = scores.reshape(len(known), -1)
         return torch.nn.functional.cross_entropy(flat, known, ignore_index=0, reduction="sum") / steps
     log_probs = torch.log_softmax(scores, dim=-1).transpose(0, 1)
-    labels, sizes = batch["labels"].long(), (batch["lengths"].long(), batch["label_lengths"].long())
+    labels = batch["labels"].long()
+    sizes = batch["lengths"].long(), (labels != 0).sum(1)
     return torch.nn.functional.ctc_loss(log_probs, labels, *sizes, blank=0, reduction="sum") / steps
 
 

@@ -19,13 +19,14 @@ def restore(task, run, config) -> Context:
     import keras
     import tensorflow as tf
 
-    keras.config.set_dtype_policy(config.training.precision)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()  # whose kernels round as those of the training did
     if not run.features.exists():
         raise UserError(f"{run.directory}: holds no features, so it was never trained; train it first")
-    features = task.load_features(config, run.features)
+    features, precision = task.load_features(config, run.features), keras.config.dtype_policy()
+    keras.config.set_dtype_policy(config.training.precision)
     model = task.build_model(config, features)
+    keras.config.set_dtype_policy(precision)  # another run's model may be at work beside this one
     checkpoints.restore_best(run.checkpoints, model)
     return Context(run=run, config=config, features=features, model=model)
 

@@ -63,7 +63,7 @@ def align(log_probs, ids, min_frames=1):
         return np.append(-np.inf, scores[:-1]), places - 1
 
     first = np.where(places == 0, 0.0, -np.inf)
-    path = best_path(log_probs[:, ids], enter, first, first[::-1], min_frames)
+    path = best_path(log_probs, enter, first, first[::-1], min_frames, ids)
     return [(start, end) for _, start, end in segments(path)]
 
 
@@ -76,36 +76,39 @@ def segments(path):
     return [(int(path[start]), start, end) for start, end in pairwise(edges)]
 
 
-def best_path(log_probs, enter, initial, final, min_frames=1):
+def best_path(log_probs, enter, initial, final, min_frames=1, columns=None):
     """The best path through states of which each, once entered, lasts at least min_frames steps.
 
         score_t(s) = log p_t(s) + score_{t-1}(s)                                                  going on, or
                      log p_t(s) + .. + log p_{t-m+1}(s) + max over r of score_{t-m}(r) + cost(r, s)      entered
 
     with m = min_frames and score_t(s) that of the best path which ends at step t, at least m steps after it entered s.
-    Going on wins over entering where they are equal.
+    Going on wins over entering where they are equal. Two to five bytes are held for every step and state.
 
     Args:
-        log_probs: float64 (steps, S), at least min_frames steps.
+        log_probs: float64 (steps, V), at least min_frames steps.
         enter: scores (S,) of a step -> the best scores (S,) of entering each state at the next step, and from where.
         initial, final: (S,), scores of beginning and of ending in each state.
+        columns: (S,), which of the V each state is; None: S = V, and every state is its own.
 
     Returns:
         The states, int32 (steps,). Raises ValueError if there is no path above minus infinity.
     """
-    steps = len(log_probs)
+    steps, states = len(log_probs), len(initial)
+    columns = np.arange(states) if columns is None else columns
     lasting = sum(log_probs[place : steps - min_frames + 1 + place] for place in range(min_frames))
-    entered, origins = np.zeros(log_probs.shape, bool), np.zeros(log_probs.shape, np.int32)
-    scores = np.full(log_probs.shape, -np.inf)
-    scores[min_frames - 1], entered[min_frames - 1] = lasting[0] + initial, True
+    entered = np.zeros((steps, states), bool)
+    origins = np.zeros((steps, states), np.min_scalar_type(-states - 1))
+    scores = [np.full(states, -np.inf)] * min_frames  # of the last min_frames steps, that of step t at t % min_frames
+    scores[-1], entered[min_frames - 1] = lasting[0][columns] + initial, True
     for step in range(min_frames, steps):
-        start = step - min_frames + 1
-        arriving, origins[start] = enter(scores[start - 1])
-        arriving, going_on = arriving + lasting[start], scores[step - 1] + log_probs[step]
+        start, place = step - min_frames + 1, step % min_frames
+        arriving, origins[start] = enter(scores[place])
+        arriving, going_on = arriving + lasting[start][columns], scores[place - 1] + log_probs[step][columns]
         np.greater(arriving, going_on, out=entered[step])
-        np.maximum(arriving, going_on, out=scores[step])
+        scores[place] = np.maximum(arriving, going_on)
 
-    ends = scores[-1] + final
+    ends = scores[(steps - 1) % min_frames] + final
     state, end = int(ends.argmax()), steps
     if not ends[state] > -np.inf:
         raise ValueError(f"no path through {steps} steps has a probability above 0")

@@ -57,7 +57,7 @@ def align(log_probs, ids, blank=0):
         return np.maximum(near, far), np.where(far > near, places - 2, places - 1)
 
     first = np.where(places < 2, 0.0, -np.inf)
-    path = best_path(log_probs[:, symbols], enter, first, first[::-1])
+    path = best_path(log_probs, enter, first, first[::-1], columns=symbols)
     return [(start, end) for place, start, end in segments(path) if place % 2]
 
 

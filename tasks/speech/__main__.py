@@ -54,11 +54,6 @@ def check_arguments(arguments: argparse.Namespace, config: SpeechConfig) -> None
                 raise UserError(f"--{option}: {path} must end in {suffix}")
             if path and not Path(path).parent.is_dir():
                 raise missing_path(Path(path).parent, "folder")
-        if config.decoding.language_model and (config.decoding.head or config.model.head) != "ctc":
-            other = "; choose decoding.head=ctc" if config.model.head == "both" else ", but this run has no CTC head"
-            raise UserError(f"--lm: is mixed into the beam of CTC{other}")
-        if config.decoding.language_model and config.decoding.method == "greedy":
-            raise UserError("--lm: is mixed into the beam of CTC; choose decoding.method=beam")
     elif arguments.phones is not None and len(arguments.inputs) != 1:
         raise UserError(f"--phones: is what one recording says, but {len(arguments.inputs)} are named")
     for file in files:

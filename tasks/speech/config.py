@@ -103,6 +103,8 @@ class AugmentConfig:
             raise UserError(f"augment.speeds: {self.speeds} must be numbers from 0.5 to 2")
         if self.noise and (len(self.noise) != 2 or self.noise[0] > self.noise[1]):
             raise UserError(f"augment.noise: {self.noise} must be two numbers, the lowest first")
+        if self.noise and not self.copies:
+            raise UserError("augment.noise: is mixed into copies of the recordings; choose augment.copies=1 or more")
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class DecodingConfig(config.DecodingConfig):
     def check(self) -> None:
         """Raises UserError for a value outside its range or a mapping file that is missing."""
         super().check()
-        check_choices("decoding", self, path=("best", "viterbi"), head=("", "frames", "ctc"))
+        check_choices("decoding", self, path=("best", "viterbi"), head=("", "frames", "ctc"), method=("greedy", "beam"))
         check_bounds("decoding", self, low=1, names=("min_frames",))
         check_bounds("decoding", self, low=0, names=("transition_weight", "overlap_seconds"))
         check_bounds("decoding", self, above=2 * self.overlap_seconds, names=("window_seconds",))
@@ -181,5 +183,13 @@ class SpeechConfig:
         """Raises UserError for options of one section that another one cannot serve."""
         if self.decoding.head and self.model.head not in (self.decoding.head, "both"):
             raise UserError(f"decoding.head: {self.decoding.head} was not trained, since model.head={self.model.head}")
+        if self.decoding.language_model:
+            takes_part = "decoding.language_model: takes part in the beam of CTC"
+            if self.model.head == "frames":
+                raise UserError(f"{takes_part}, but model.head=frames has no CTC head")
+            if (self.decoding.head or self.model.head) != "ctc":
+                raise UserError(f"{takes_part}; choose decoding.head=ctc")
+            if self.decoding.method != "beam":
+                raise UserError(f"{takes_part}; choose decoding.method=beam")
         if self.training.label_smoothing:
             raise UserError("training.label_smoothing: has no meaning for CTC and frames here; choose 0")

@@ -1,34 +1,23 @@
 """A corpus and features in, utterances as frames and ids out: batches to train, rows to recognise.
 
-The frames of a split are computed once and lie in files beside the corpus, which are read where they are needed. What
-is cheap is done anew at every reading: normalising, stacking, and the masks of SpecAugment (Park et al. 2019).
+The frames of a split lie in files and are read where they are needed. What is cheap is done anew at every reading:
+normalising, stacking, and the masks of SpecAugment (Park et al. 2019).
 """
 
-import dataclasses
 import functools
 import itertools
-import json
 import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
-from pathlib import Path
 
 import numpy as np
 import soxr
 import tensorflow as tf
 
 from shared.batching import length_sorted_batches, padded_length, passes
-from shared.config import RunError, one_line
-from shared.corpora import folder_name
-from shared.recordings import decode_sound
 from shared.text import UNK
-from tasks.speech.features import compute, frame_phones, left_out, num_columns, num_steps, text_of, thin
+from tasks.speech.features import frame_phones, kept_frames, left_out, num_columns, num_steps, thin
 
 logger = logging.getLogger(__name__)
-
-VERSION = 1  # of the files that hold frames; raise it when `compute` or the copies change
 
 
 # ---------------------------------------------------------------------------------------------------------- utterances
@@ -97,14 +86,12 @@ def utterances(config, corpus, features, split: str, noise=(), copies: int = 0) 
 
     Raises RunError if their frames cannot be written.
     """
-    settings = dataclasses.replace(config.features, normalize="none", stack=1, subsample=1)
     noisy = functools.partial(_noisy, decibels=noise[0]) if noise else None
-    folders = [_computed(config, corpus, split, settings, noisy, list(noise))]
+    found = list(kept_frames(config, corpus, split, noisy, list(noise) or None))
     for copy in range(1, copies + 1):
         change = functools.partial(changed, augment=config.augment, copy=copy)
         drawn = (copy, config.augment.speeds, config.augment.gain, config.augment.noise)
-        folders.append(_computed(config, corpus, split, settings, change, drawn))
-    found = [pair for folder in folders for pair in _read(folder, num_columns(settings))]
+        found += kept_frames(config, corpus, split, change, drawn)
     if split != "train":
         found = [pair for pair in found if not _unscored(pair[0]["name"], config.data.unscored)]
     rows = Utterances(config, features, [record for record, _ in found], [frames for _, frames in found])
@@ -122,63 +109,6 @@ def _unscored(name: str, patterns: list[str]) -> bool:
 @functools.cache
 def _warn_once(message: str) -> None:
     logger.warning(message)
-
-
-# ------------------------------------------------------------------------------------------------- frames kept in files
-
-
-def _computed(config, corpus, split, settings, change, *decided_by) -> Path:
-    """The folder with a split's frames, which are computed on the first call.
-
-    Args:
-        change: (samples, rate, position=) -> (samples, speed), applied to each recording; None for nothing.
-        decided_by: what tells this change from every other.
-    """
-    name = folder_name(f"{corpus.identity}-{split}", VERSION, settings, *decided_by)
-    folder = Path(config.data.cache, "frames", name)
-    if not folder.exists():
-        logger.info("computing the frames of %s utterances in %s", corpus.sizes.get(split, "all"), folder)
-        _write(folder, corpus.splits[split]().as_numpy_iterator(), settings, change)
-    return folder
-
-
-def _write(folder: Path, examples: Iterator[dict], settings, change: Callable | None) -> None:
-    """Writes what `_read` reads. The folder appears whole or not at all, and the first of two processes wins."""
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        with open(unfinished / "frames", "wb") as frames, open(unfinished / "utterances.jsonl", "wb") as records:
-            for position, example in enumerate(examples):
-                samples, rate = decode_sound(example["sound"])
-                samples, speed = change(samples, rate, position=position) if change else (samples, 1.0)
-                rows = compute(samples, rate, settings)
-                frames.write(np.ascontiguousarray(rows))
-                records.write(json.dumps(_record(example, speed, len(rows))).encode() + b"\n")
-        os.replace(unfinished, folder)
-    except OSError as error:
-        if not folder.exists():
-            raise RunError(f"{folder}: cannot be written: {error.strerror or one_line(error)}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _record(example: dict, speed: float, num_frames: int) -> dict:
-    record = {key: text_of(example, key) for key in ("name", "speaker", "text", "phones")}
-    record["seconds"] = float(example["seconds"]) / speed
-    record |= {key: (np.asarray(example[key], np.float64) / speed).tolist() for key in ("starts", "ends")}
-    return record | {"frames": num_frames}
-
-
-def _read(folder: Path, columns: int) -> Iterator[tuple[dict, np.ndarray]]:
-    """(record, its frames, which are read from the disk where they are used) of every utterance."""
-    rows = np.asarray(np.memmap(folder / "frames", np.float32, "r")).reshape(-1, columns)
-    first = 0
-    with open(folder / "utterances.jsonl", "rb") as records:
-        for line in records:
-            record = json.loads(line)
-            yield record, rows[first : first + record["frames"]]
-            first += record["frames"]
 
 
 # -------------------------------------------------------------------------------------------------------- augmentation
@@ -247,7 +177,7 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
     """Endless training batches from `first_step` on, a pure function of (training.seed, step).
 
     Yields ({"features": (batch, steps, columns) float32, "lengths": (batch,) steps of each, "frame_phones": (batch,
-    steps), "labels": (batch, labels), "label_lengths": (batch,)}, targets (batch, steps) of zeros, since the model
+    steps), "labels": (batch, labels)}, targets (batch, steps) of zeros, since the model
     computes its own losses, and weights (batch, steps) float32, 1 on steps and 0 on padding). Ids and lengths are
     int32; all is padded on the right with 0.
     """
@@ -266,16 +196,15 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
         parts = [thin(masked(rows.normalized(i), config, rng), config.features) for i in some]
         frames, lengths = padded(parts, np.float32)
         phones, _ = padded([rows.frame_phones(i) for i in some], np.int32)
-        labels, label_lengths = padded([rows.labels(i) for i in some], np.int32)
-        return frames, lengths, phones, labels, label_lengths
+        labels, _ = padded([rows.labels(i) for i in some], np.int32)
+        return frames, lengths, phones, labels
 
     def read(number, some):
-        types = (tf.float32, tf.int32, tf.int32, tf.int32, tf.int32)
+        types = (tf.float32, tf.int32, tf.int32, tf.int32)
         arrays = tf.numpy_function(collate, (number, some["row"][:, 0]), types, stateful=False)
-        shapes = ([None, None, columns], [None], [None, None], [None, None], [None])
-        frames, lengths, phones, labels, label_lengths = map(tf.ensure_shape, arrays, shapes)
-        inputs = {"features": frames, "lengths": lengths, "frame_phones": phones}
-        inputs |= {"labels": labels, "label_lengths": label_lengths}
+        shapes = ([None, None, columns], [None], [None, None], [None, None])
+        frames, lengths, phones, labels = map(tf.ensure_shape, arrays, shapes)
+        inputs = {"features": frames, "lengths": lengths, "frame_phones": phones, "labels": labels}
         weights = tf.sequence_mask(lengths, tf.shape(frames)[1], tf.float32)
         return inputs, tf.zeros_like(phones), weights
 

@@ -23,7 +23,7 @@ from tasks.speech.features import frame_time, step_seconds
 
 STEPS_HELD = 200_000  # of recordings, sorted by length together; their results come out together
 STEPS_IN_BATCH = 32_000  # with padding, since what every layer says at every step is in memory
-STEPS_BY_LABELS = 50_000_000  # of a recording and of what is said in it; an alignment needs 30 bytes for each product
+STEPS_BY_LABELS = 250_000_000  # of a recording and of what is said in it; an alignment needs 3 to 6 bytes for each
 
 
 def decode(config, model, features, corpus, split, limit) -> list[dict]:

@@ -6,11 +6,14 @@ A frame holds the logarithms of the energies in bands of the mel scale, or their
 
 import functools
 import io
+import json
 import logging
+import os
+import shutil
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +24,8 @@ import scipy.signal
 import scipy.sparse
 import soxr
 
-from shared.config import UserError
+from shared.config import RunError, UserError, one_line
+from shared.corpora import folder_name
 from shared.recordings import decode_sound
 from shared.run import write_atomically
 from shared.task import Corpus
@@ -30,6 +34,7 @@ from tasks.speech.config import FeaturesConfig, SpeechConfig
 
 logger = logging.getLogger(__name__)
 
+VERSION = 1  # of the files that hold frames; raise it when `compute` or the changes of `data` do
 FLOOR = 1e-10  # of power, below the rounding noise of 16 bits: the logarithm of digital silence
 TOGETHER = 4096  # frames whose spectra are in memory at once
 REACH = 2  # frames to either side of one that its slope is fitted to
@@ -220,6 +225,65 @@ def _with_deltas(frames: np.ndarray, orders: int) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
+# ------------------------------------------------------------------------------------------------- frames kept in files
+
+
+def kept_frames(
+    config: SpeechConfig, corpus: Corpus, split: str, change: Callable | None = None, decided_by=None
+) -> Iterator[tuple[dict, np.ndarray]]:
+    """A split's utterances, of which the frames are computed once and kept in files beside the corpus.
+
+    Args:
+        change: (samples, rate, position=) -> (samples, speed), applied to each recording; None for nothing.
+        decided_by: what tells this change from every other.
+
+    Yields:
+        What is known of an utterance, as in the corpus but without sound, and what `compute` makes of it, read from the
+        disk where it is used. RunError if the files cannot be written.
+    """
+    settings = replace(config.features, normalize="none", stack=1, subsample=1)
+    name = folder_name(f"{corpus.identity}-{split}", VERSION, settings, decided_by)
+    folder = Path(config.data.cache, "frames", name)
+    if not folder.exists():
+        logger.info("computing the frames of %s utterances in %s", corpus.sizes.get(split, "all"), folder)
+        _write(folder, corpus.splits[split]().as_numpy_iterator(), settings, change)
+    rows = np.asarray(np.memmap(folder / "frames", np.float32, "r")).reshape(-1, num_columns(settings))
+    first = 0
+    with open(folder / "utterances.jsonl", "rb") as records:
+        for line in records:
+            record = json.loads(line)
+            yield record, rows[first : first + record["frames"]]
+            first += record["frames"]
+
+
+def _write(folder: Path, examples: Iterator[dict], settings: FeaturesConfig, change: Callable | None) -> None:
+    """Writes what `kept_frames` reads. The folder appears whole or not at all; the first of two processes wins."""
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        with open(unfinished / "frames", "wb") as frames, open(unfinished / "utterances.jsonl", "wb") as records:
+            for position, example in enumerate(examples):
+                samples, rate = decode_sound(example["sound"])
+                samples, speed = change(samples, rate, position=position) if change else (samples, 1.0)
+                rows = compute(samples, rate, settings)
+                frames.write(np.ascontiguousarray(rows))
+                records.write(json.dumps(_record(example, speed, len(rows))).encode() + b"\n")
+        os.replace(unfinished, folder)
+    except OSError as error:
+        if not folder.exists():
+            raise RunError(f"{folder}: cannot be written: {error.strerror or one_line(error)}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _record(example: dict, speed: float, num_frames: int) -> dict:
+    record = {key: example[key].decode("utf-8") for key in ("name", "speaker", "text", "phones")}
+    record["seconds"] = float(example["seconds"]) / speed
+    record |= {key: (np.asarray(example[key], np.float64) / speed).tolist() for key in ("starts", "ends")}
+    return record | {"frames": num_frames}
+
+
 # ------------------------------------------------------------------------------------- what the training split teaches
 
 
@@ -273,21 +337,20 @@ class Features:
 
 
 def fit(config: SpeechConfig, corpus: Corpus) -> Features:
-    """Features learned from two passes over the training split alone, one of them over its sound.
+    """Features learned from two passes over the training split alone, the second one over its frames.
 
     Raises UserError if it lacks what the heads are to write, or holds no utterance that can be trained on.
     """
     phones, labels, bigram = _learn(config, corpus)
     moments = defaultdict(lambda: np.zeros((3, num_columns(config.features))))
     reasons = Counter()
-    for example in corpus.splits["train"]().as_numpy_iterator():
-        frames = compute(*decode_sound(example["sound"]), config.features)
-        ids = labels.encode([text_of(example, config.model.labels)])[0]
+    for record, frames in kept_frames(config, corpus, "train"):
+        ids = labels.encode([record["text" if config.model.labels == "characters" else "phones"]])[0]
         steps = num_steps(len(frames), config.features)
-        reason = left_out(config, float(example["seconds"]), steps, ids, len(example["starts"]) > 0)
+        reason = left_out(config, record["seconds"], steps, ids, len(record["starts"]) > 0)
         reasons[reason] += 1
         if not reason:
-            moments[text_of(example, "speaker")] += _moments(frames)
+            moments[record["speaker"]] += _moments(frames)
     kept = reasons.pop("", 0)
     said = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     if not kept:
@@ -331,17 +394,12 @@ def left_out(config: SpeechConfig, seconds: float, steps: int, labels: Sequence[
     return f"with more {config.model.labels} than steps" if needed > steps else ""
 
 
-def text_of(example: dict, key: str) -> str:
-    """A string of an example; what a model with `model.labels=characters` writes is the text."""
-    return example["text" if key == "characters" else key].decode("utf-8")
-
-
 def _learn(config: SpeechConfig, corpus: Corpus) -> tuple[Vocabulary | None, Vocabulary, np.ndarray | None]:
     """Phones, labels, and the phones' bigram, from what is written about the training split."""
     strings, texts, timed = [], [], 0
     for example in corpus.splits["train"]().as_numpy_iterator():
-        strings.append(text_of(example, "phones"))
-        texts.append(text_of(example, "text"))
+        strings.append(example["phones"].decode("utf-8"))
+        texts.append(example["text"].decode("utf-8"))
         timed += len(example["starts"]) > 0
     head, kind = config.model.head, config.model.labels
     phones = Vocabulary.train(strings, "whitespace", 0) if any(map(str.strip, strings)) else None

@@ -97,6 +97,7 @@ def test_a_mapping_file_is_taken_where_it_is(load, tmp_path):
         (["augment.speeds=[1, 2.1]"], ["augment.speeds"]),
         (["augment.noise=[10]"], ["augment.noise: [10", "two numbers"]),
         (["augment.noise=[20, 10]"], ["augment.noise: [20", "lowest first"]),
+        (["augment.noise=[10, 20]"], ["augment.noise", "augment.copies=1"]),
         (["augment.frequency_masks=-1"], ["augment.frequency_masks: -1"]),
         (["augment.frequency_width=-1"], ["augment.frequency_width: -1"]),
         (["augment.time_masks=-1"], ["augment.time_masks: -1"]),

@@ -19,7 +19,7 @@ from shared.text import UNK
 from tasks.speech import data
 from tasks.speech.config import AugmentConfig, DataConfig, FeaturesConfig, ModelConfig, SpeechConfig
 from tasks.speech.data import changed, masked, padded, steps_per_pass, training_batches, utterances, with_noise
-from tasks.speech.features import compute, fit, frame_phones, thin
+from tasks.speech.features import _write, compute, fit, frame_phones, thin
 
 RATE, BATCH = 8000, 3
 RANDOM = np.random.default_rng(7)
@@ -108,7 +108,7 @@ def test_labels_may_be_characters_and_phones_unknown(made):
     assert some.phones == [[], []] and some.segments(0) == [] and not some.frame_phones(0).any()
     assert len(some.frame_phones(0)) == some.num_steps[0]
     inputs, _, _ = stream((config, corpus, features), 1)[0]
-    assert sorted(inputs["label_lengths"]) == [3, 5] and not inputs["frame_phones"].any()
+    assert sorted(np.count_nonzero(inputs["labels"], axis=1)) == [3, 5] and not inputs["frame_phones"].any()
 
 
 def test_unknown_phones_are_counted_and_said_once(made, caplog):
@@ -199,14 +199,14 @@ def examples():
 def test_a_full_disk_is_one_line_and_nothing_half_written_is_taken_for_whole(tmp_path):
     folder = tmp_path / "frames" / "some"
     with pytest.raises(RunError, match=r"frames/some: cannot be written: No space left on device"):
-        data._write(folder, broken(OSError(28, "No space left on device")), SMALL, None)
+        _write(folder, broken(OSError(28, "No space left on device")), SMALL, None)
     assert list(folder.parent.iterdir()) == []
     with pytest.raises(KeyboardInterrupt):
-        data._write(folder, broken(KeyboardInterrupt()), SMALL, None)
+        _write(folder, broken(KeyboardInterrupt()), SMALL, None)
     assert list(folder.parent.iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written: Not a directory"):
-        data._write(tmp_path / "file" / "some", examples(), SMALL, None)
+        _write(tmp_path / "file" / "some", examples(), SMALL, None)
 
 
 def test_what_a_killed_process_left_is_not_read(made, tmp_path):
@@ -229,11 +229,11 @@ def test_of_two_processes_the_first_one_wins(tmp_path):
     def raced():
         yield from examples()
         # Another process, with the same name by bad luck.
-        data._write(folder, itertools.islice(examples(), 1), SMALL, None)
+        _write(folder, itertools.islice(examples(), 1), SMALL, None)
         (folder / "mine").write_text("")
         (tmp_path / f"some.{os.getpid()}.unfinished").mkdir()
 
-    data._write(folder, raced(), SMALL, None)
+    _write(folder, raced(), SMALL, None)
     assert (folder / "mine").exists() and [path.name for path in tmp_path.iterdir()] == ["some"]
     assert len((folder / "utterances.jsonl").read_text().splitlines()) == 1
 
@@ -357,10 +357,9 @@ def test_every_utterance_comes_once_a_pass_as_it_is(made):
             for i, length in enumerate(inputs["lengths"]):
                 (place,) = [n for n in range(10) if np.array_equal(rows.frames(n), inputs["features"][i, :length])]
                 np.testing.assert_array_equal(inputs["frame_phones"][i, :length], rows.frame_phones(place))
-                labels = inputs["labels"][i]
-                np.testing.assert_array_equal(labels[: inputs["label_lengths"][i]], rows.labels(place))
-                assert inputs["label_lengths"][i] == len(rows.labels(place))
-                assert not labels[inputs["label_lengths"][i] :].any() and not inputs["features"][i, length:].any()
+                labels, count = inputs["labels"][i], len(rows.labels(place))
+                np.testing.assert_array_equal(labels[:count], rows.labels(place))
+                assert not labels[count:].any() and not inputs["features"][i, length:].any()
                 assert not inputs["frame_phones"][i, length:].any()
                 found.append(place)
         assert sorted(found) == list(range(10))

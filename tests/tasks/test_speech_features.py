@@ -1,6 +1,7 @@
 """Frames are what they are said to be, however the sound arrives; what is fitted is that of the training split."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -229,12 +230,22 @@ def said(phones="", text="", speaker="", seconds=0.5, timed=True, silent=False):
     }  # fmt: skip
 
 
+NUMBERS = itertools.count()  # of corpora, since the frames of one are kept
+
+
+@pytest.fixture(autouse=True)
+def _frames_are_kept_in_a_folder_of_the_test(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def corpus_of(*utterances):
     columns = {key: [row[key] for row in utterances] for key in utterances[0]}
     columns |= {key: tf.ragged.constant(list(map(list, columns[key])), tf.float64) for key in ("starts", "ends")}
     columns |= {"id": np.arange(len(utterances)), "name": [f"noise-{i}" for i in range(len(utterances))]}
     examples = tf.data.Dataset.from_tensor_slices(columns)
-    return Corpus({"train": lambda: examples}, {"train": len(utterances)}, name="noises", identity="noises")
+    return Corpus(
+        {"train": lambda: examples}, {"train": len(utterances)}, name="noises", identity=f"noises-{next(NUMBERS)}"
+    )
 
 
 SLOPES = FeaturesConfig(deltas=1)

@@ -36,7 +36,6 @@ def inputs_of(rows, frame_phones, labels):
     return {
         **{"features": features, "lengths": lengths, "frame_phones": np.array(frame_phones, "int32")},
         "labels": np.array(labels, "int32"),
-        "label_lengths": np.count_nonzero(labels, axis=1).astype("int32"),
     }
 
 

@@ -578,8 +578,9 @@ def test_a_line_that_cannot_be_aligned_is_named(answer, sounds, line, said):
         (["predict", "README.md", "--posteriors", "nofolder/array.npz"], ["nofolder: no such folder"]),
         (["predict", "README.md", "--output", "nofolder"], ["nofolder: no such folder"]),
         (["predict", "README.md", "Makefile", "--format", "textgrid"], ["--format textgrid", "--output DIR"]),
-        (["predict", "--lm", "shared"], ["--lm", "no CTC head"]),
-        (["predict", "decoding.language_model=shared"], ["--lm", "no CTC head"]),
+        (["predict", "--lm", "shared"], ["decoding.language_model", "no CTC head"]),
+        (["evaluate", "decoding.language_model=shared"], ["decoding.language_model", "no CTC head"]),
+        (["evaluate", "decoding.method=sample"], ["decoding.method: 'sample'", "greedy, beam"]),
         (["predict", "decoding.path=bets"], ["decoding.path: 'bets'", "best"]),
         (["predict", "decoding.head=ctc"], ["decoding.head: ctc was not trained"]),
         (["predict", "decoding.window_seconds=10"], ["decoding.window_seconds: 10.0"]),
@@ -598,8 +599,11 @@ def test_unusable_words_are_found_at_once(at_once, frames, words, parts):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["--lm", "shared"], ["--lm", "decoding.head=ctc"]),
-        (["--lm", "shared", "decoding.head=ctc", "decoding.method=greedy"], ["--lm", "decoding.method=beam"]),
+        (["--lm", "shared"], ["decoding.language_model", "decoding.head=ctc"]),
+        (
+            ["--lm", "shared", "decoding.head=ctc", "decoding.method=greedy"],
+            ["decoding.language_model", "decoding.method=beam"],
+        ),
     ],
 )
 def test_a_language_model_without_a_beam_is_found_at_once(at_once, both, words, parts):
