@@ -125,3 +125,7 @@ class TranslationConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
+
+    def check(self) -> None:
+        """Raises UserError for options of one section that another one cannot serve."""
+        self.decoding.check_attention(self.model.attention)

@@ -230,6 +230,8 @@ def test_combinations_that_cannot_work_name_the_remedy(write):
     one_layer = message_of(path, ["model.decoder_layers=1"], TranslationConfig)
     assert "model.attention=none" in one_layer
     assert load_config(TranslationConfig, path, ["model.decoder_layers=1", "model.attention=none"])
+    coverage = message_of(path, ["decoding.coverage_penalty=0.1", "model.attention=none"], TranslationConfig)
+    assert "decoding.coverage_penalty" in coverage and "choose 0" in coverage
     assert "data.dir=" in message_of(path, ["data.corpus=files"], TranslationConfig)
     assert load_config(TranslationConfig, path, ["data.corpus=files", "data.dir=pairs", "data.target=fr"])
     warm_up = ["training.rounds=2", "training.round_steps=5", "training.warmup_steps=10"]
