@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from shared.batching import length_sorted_batches, padded_length, passes
 from shared.text import UNK
-from tasks.speech.features import frame_phones, kept_frames, left_out, num_columns, num_steps, thin
+from tasks.speech.config import FeaturesConfig
+from tasks.speech.features import frame_time, kept_frames, left_out, num_columns, num_steps, step_seconds, thin
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,27 @@ def utterances(config, corpus, features, split: str, noise=(), copies: int = 0) 
         if unknown := int(np.sum(flat == UNK)):
             _warn_once(f"{corpus.name}: {unknown} of {len(flat)} {kind} of {split} are not in the training split")
     return rows
+
+
+def frame_phones(ids, starts, ends, num_steps: int, settings: FeaturesConfig) -> np.ndarray:
+    """The phone at the middle of each step.
+
+    Args:
+        ids, starts, ends: (n,), phones and their seconds, in order; empty where no times are known.
+
+    Returns:
+        (num_steps,) int32, 0 where there is no phone. Where the times end less than a step too early, as they do when
+        they were measured on another grid, the last phone reaches to the end.
+    """
+    found = np.zeros(num_steps, np.int32)
+    if len(starts) and num_steps:
+        times = frame_time(np.arange(num_steps), settings)
+        places = np.searchsorted(starts, times, side="right") - 1
+        inside = (places >= 0) & (times < np.asarray(ends)[places])
+        found[inside] = np.asarray(ids)[places[inside]]
+        if times[-1] < ends[-1] + step_seconds(settings):
+            found[times >= ends[-1]] = ids[-1]
+    return found
 
 
 def _unscored(name: str, patterns: list[str]) -> bool:

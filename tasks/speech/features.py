@@ -6,10 +6,7 @@ A frame holds the logarithms of the energies in bands of the mel scale, or their
 
 import functools
 import io
-import json
 import logging
-import os
-import shutil
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +21,8 @@ import scipy.signal
 import scipy.sparse
 import soxr
 
-from shared.config import RunError, UserError, one_line
+from shared.cache import computed_once
+from shared.config import UserError
 from shared.corpora import folder_name
 from shared.recordings import decode_sound
 from shared.run import write_atomically
@@ -34,7 +32,7 @@ from tasks.speech.config import FeaturesConfig, SpeechConfig
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of the files that hold frames; raise it when `compute` or the changes of `data` do
+VERSION = 2  # of the files that hold frames; raise it when `compute` or the changes of `data` do
 FLOOR = 1e-10  # of power, below the rounding noise of 16 bits: the logarithm of digital silence
 TOGETHER = 4096  # frames whose spectra are in memory at once
 REACH = 2  # frames to either side of one that its slope is fitted to
@@ -141,27 +139,6 @@ def thin(frames: np.ndarray, settings: FeaturesConfig) -> np.ndarray:
     return frames[places].reshape(len(places), -1)
 
 
-def frame_phones(ids, starts, ends, num_steps: int, settings: FeaturesConfig) -> np.ndarray:
-    """The phone at the middle of each step.
-
-    Args:
-        ids, starts, ends: (n,), phones and their seconds, in order; empty where no times are known.
-
-    Returns:
-        (num_steps,) int32, 0 where there is no phone. Where the times end less than a step too early, as they do when
-        they were measured on another grid, the last phone reaches to the end.
-    """
-    found = np.zeros(num_steps, np.int32)
-    if len(starts) and num_steps:
-        times = frame_time(np.arange(num_steps), settings)
-        places = np.searchsorted(starts, times, side="right") - 1
-        inside = (places >= 0) & (times < np.asarray(ends)[places])
-        found[inside] = np.asarray(ids)[places[inside]]
-        if times[-1] < ends[-1] + step_seconds(settings):
-            found[times >= ends[-1]] = ids[-1]
-    return found
-
-
 def _window_and_hop(settings: FeaturesConfig) -> tuple[int, int]:
     """In samples."""
     return tuple(max(1, round(each * settings.sample_rate / 1000)) for each in (settings.window, settings.hop))
@@ -244,37 +221,20 @@ def kept_frames(
     settings = replace(config.features, normalize="none", stack=1, subsample=1)
     name = folder_name(f"{corpus.identity}-{split}", VERSION, settings, decided_by)
     folder = Path(config.data.cache, "frames", name)
-    if not folder.exists():
+
+    def compute_all() -> Iterator[tuple[dict, np.ndarray]]:
         logger.info("computing the frames of %s utterances in %s", corpus.sizes.get(split, "all"), folder)
-        _write(folder, corpus.splits[split]().as_numpy_iterator(), settings, change)
-    rows = np.asarray(np.memmap(folder / "frames", np.float32, "r")).reshape(-1, num_columns(settings))
+        for position, example in enumerate(corpus.splits[split]().as_numpy_iterator()):
+            samples, rate = decode_sound(example["sound"])
+            samples, speed = change(samples, rate, position=position) if change else (samples, 1.0)
+            frames = compute(samples, rate, settings)
+            yield _record(example, speed, len(frames)), frames
+
+    records, rows = computed_once(folder, compute_all, (num_columns(settings),), np.float32)
     first = 0
-    with open(folder / "utterances.jsonl", "rb") as records:
-        for line in records:
-            record = json.loads(line)
-            yield record, rows[first : first + record["frames"]]
-            first += record["frames"]
-
-
-def _write(folder: Path, examples: Iterator[dict], settings: FeaturesConfig, change: Callable | None) -> None:
-    """Writes what `kept_frames` reads. The folder appears whole or not at all; the first of two processes wins."""
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        with open(unfinished / "frames", "wb") as frames, open(unfinished / "utterances.jsonl", "wb") as records:
-            for position, example in enumerate(examples):
-                samples, rate = decode_sound(example["sound"])
-                samples, speed = change(samples, rate, position=position) if change else (samples, 1.0)
-                rows = compute(samples, rate, settings)
-                frames.write(np.ascontiguousarray(rows))
-                records.write(json.dumps(_record(example, speed, len(rows))).encode() + b"\n")
-        os.replace(unfinished, folder)
-    except OSError as error:
-        if not folder.exists():
-            raise RunError(f"{folder}: cannot be written: {error.strerror or one_line(error)}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    for record in records:
+        yield record, rows[first : first + record["frames"]]
+        first += record["frames"]
 
 
 def _record(example: dict, speed: float, num_frames: int) -> dict:

@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import itertools
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +10,23 @@ import pytest
 import tensorflow as tf
 
 from shared.batching import padded_length
-from shared.config import RunError, TrainingConfig
+from shared.config import TrainingConfig
 from shared.recordings import decode_sound, encode_sound
 from shared.task import Corpus
 from shared.text import UNK
 from tasks.speech import data
 from tasks.speech.config import AugmentConfig, DataConfig, FeaturesConfig, ModelConfig, SpeechConfig
-from tasks.speech.data import changed, masked, padded, steps_per_pass, training_batches, utterances, with_noise
-from tasks.speech.features import _write, compute, fit, frame_phones, thin
+from tasks.speech.data import (
+    changed,
+    frame_phones,
+    masked,
+    padded,
+    steps_per_pass,
+    training_batches,
+    utterances,
+    with_noise,
+)
+from tasks.speech.features import compute, fit, thin
 
 RATE, BATCH = 8000, 3
 RANDOM = np.random.default_rng(7)
@@ -185,57 +192,6 @@ def test_other_frames_have_other_files_and_the_same_are_shared(made, tmp_path):
         assert files_with(**other) == 0, other
     assert files_with(copies=2) == 2  # only the second is new
     np.testing.assert_array_equal(utterances(config, corpus, features, "train").frames(0), kept)
-
-
-def broken(error):
-    yield from examples()
-    raise error
-
-
-def examples():
-    return CORPUS.splits["train"]().as_numpy_iterator()
-
-
-def test_a_full_disk_is_one_line_and_nothing_half_written_is_taken_for_whole(tmp_path):
-    folder = tmp_path / "frames" / "some"
-    with pytest.raises(RunError, match=r"frames/some: cannot be written: No space left on device"):
-        _write(folder, broken(OSError(28, "No space left on device")), SMALL, None)
-    assert list(folder.parent.iterdir()) == []
-    with pytest.raises(KeyboardInterrupt):
-        _write(folder, broken(KeyboardInterrupt()), SMALL, None)
-    assert list(folder.parent.iterdir()) == []
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be written: Not a directory"):
-        _write(tmp_path / "file" / "some", examples(), SMALL, None)
-
-
-def test_what_a_killed_process_left_is_not_read(made, tmp_path):
-    config, corpus, features = made()
-    utterances(config, corpus, features, "train")
-    whole = written(tmp_path)
-    (name,) = {Path(name).parent for name in whole}
-    leftover = tmp_path / f"{name}.{os.getpid()}.unfinished"
-    leftover.mkdir()
-    (leftover / "frames").write_bytes(b"half")
-    (tmp_path / name).rename(tmp_path / "gone")
-    rows = utterances(config, corpus, features, "train")
-    np.testing.assert_array_equal(rows.frames(9), features.normalized(frames_of(TRAIN[9]), "ann"))
-    assert written(tmp_path).keys() == whole.keys()
-
-
-def test_of_two_processes_the_first_one_wins(tmp_path):
-    folder = tmp_path / "some"
-
-    def raced():
-        yield from examples()
-        # Another process, with the same name by bad luck.
-        _write(folder, itertools.islice(examples(), 1), SMALL, None)
-        (folder / "mine").write_text("")
-        (tmp_path / f"some.{os.getpid()}.unfinished").mkdir()
-
-    _write(folder, raced(), SMALL, None)
-    assert (folder / "mine").exists() and [path.name for path in tmp_path.iterdir()] == ["some"]
-    assert len((folder / "utterances.jsonl").read_text().splitlines()) == 1
 
 
 # -------------------------------------------------------------------------------------------------------- augmentation

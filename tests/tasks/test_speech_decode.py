@@ -10,8 +10,9 @@ from shared.config import UserError
 from shared.text import BOS, EOS, UNK, Vocabulary
 from tasks.speech import decode
 from tasks.speech.config import DecodingConfig, FeaturesConfig, ModelConfig, SpeechConfig
+from tasks.speech.data import frame_phones
 from tasks.speech.decode import align, log_posteriors, recognise
-from tasks.speech.features import Features, compute, frame_phones, frame_time, num_steps
+from tasks.speech.features import Features, compute, frame_time, num_steps
 
 PHONES = ["sil", "a", "b", "c", "d"]
 WORDS = Vocabulary.train([" ".join(PHONES)], "whitespace", 0)

@@ -14,12 +14,12 @@ from shared.recordings import decode_sound, encode_sound
 from shared.task import Corpus
 from shared.text import BOS, EOS, PAD, UNK
 from tasks.speech.config import DataConfig, FeaturesConfig, ModelConfig, SpeechConfig
+from tasks.speech.data import frame_phones
 from tasks.speech.features import (
     FLOOR,
     Stream,
     compute,
     fit,
-    frame_phones,
     frame_time,
     left_out,
     load,
