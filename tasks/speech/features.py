@@ -230,7 +230,7 @@ def kept_frames(
             frames = compute(samples, rate, settings)
             yield _record(example, speed, len(frames)), frames
 
-    records, rows = computed_once(folder, compute_all, (num_columns(settings),), np.float32)
+    records, rows = computed_once(folder, compute_all)
     first = 0
     for record in records:
         yield record, rows[first : first + record["frames"]]

@@ -157,7 +157,7 @@ def test_frames_are_computed_once_and_read_where_needed(made, tmp_path):
     config, corpus, features = made(augment={"copies": 1})
     first = utterances(config, corpus, features, "train", copies=1)
     before = written(tmp_path)
-    assert len(before) == 4 and not any("unfinished" in name for name in before)
+    assert len(before) == 6 and not any("unfinished" in name for name in before)
     again = utterances(config, without_sound(corpus), features, "train", copies=1)
     assert written(tmp_path) == before and again.names == first.names
     for i in range(20):
@@ -171,7 +171,7 @@ def test_frames_are_computed_once_and_read_where_needed(made, tmp_path):
 def test_other_frames_have_other_files_and_the_same_are_shared(made, tmp_path):
     config, corpus, features = made()
     kept = utterances(config, corpus, features, "train").frames(0)
-    assert len(written(tmp_path)) == 2
+    assert len(written(tmp_path)) == 3
 
     def files_with(corpus=corpus, copies=0, noise=(), split="train", augment=None, **changes):
         """How many files there are more than before."""
@@ -188,9 +188,9 @@ def test_other_frames_have_other_files_and_the_same_are_shared(made, tmp_path):
     others += [{"copies": 1, "augment": {"gain": 3.0}}, {"kind": "mfcc", "coefficients": 5}]
     others += [{"corpus": corpus_of("other", train=TRAIN)}]
     for other in others:
-        assert files_with(**other) == 2, other
+        assert files_with(**other) == 3, other
         assert files_with(**other) == 0, other
-    assert files_with(copies=2) == 2  # only the second is new
+    assert files_with(copies=2) == 3  # only the second is new
     np.testing.assert_array_equal(utterances(config, corpus, features, "train").frames(0), kept)
 
 
