@@ -46,7 +46,7 @@ tensorboard: $(INSTALLED)
 
 ## test: the fast tests, two at a time (ARGS="-k name -n 8")
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal $(ARGS)
 
 ## test-slow: the tests that train models
 test-slow: $(INSTALLED)

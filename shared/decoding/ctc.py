@@ -145,7 +145,7 @@ class Stepped:
 
     def __init__(self, state, step):
         self._state = state
-        self._step = tf.function(step, reduce_retracing=True)
+        self._step = tf.function(step, autograph=False, reduce_retracing=True)
 
     def start(self):
         """What nothing was read of yet. A state is a list of arrays, the tensors' rows."""

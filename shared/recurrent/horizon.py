@@ -63,7 +63,7 @@ def horizon(stack, inputs, initial_state=None, mask=None, steps=None, projection
     rows, time, _ = inputs.shape
     units, last = stack.output_units, np.full(rows, time) - 1 if mask is None else np.sum(mask, axis=1) - 1
 
-    @tf.function
+    @tf.function(autograph=False)
     def squares_of(vectors):
         with tf.GradientTape() as tape:
             tape.watch(inputs)

@@ -172,7 +172,7 @@ def _read(rows, firsts, model, cache):
 def _scored(model):
     """Compiled: token ids, target ids, state -> log probabilities of the targets (batch, time), new state."""
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def scored(tokens, targets, state):
         outputs, state = model.read(tokens, targets, state)
         return _log_probs(model, outputs, targets), state
@@ -193,7 +193,7 @@ def _cached(model, size, theta, weight):
     over the last `size` pairs of a state h_i and the word w_i that came after it.
     """
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def cached(tokens, targets, state, memory):
         outputs, state = model.read(tokens, targets, state)
         own = _log_probs(model, outputs, targets)
@@ -223,7 +223,7 @@ def dynamic_log_probs(config, model, streams, firsts) -> list[np.ndarray]:
     decoding = config.decoding
     trained = [tf.identity(weight.value) for weight in model.trainable_weights]
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def learn(tokens, targets, state):
         with tf.GradientTape() as tape:
             outputs, new_state = model.read(tokens, targets, state)
@@ -300,7 +300,7 @@ def _unknown(features, text) -> list[str]:
 def _search(model, decoding):
     """The compiled search of a model: prompts (batch, time) and a seed -> hypotheses."""
 
-    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
     def search(prompts, seed):
         state, step = model.start(prompts)
         rows = tf.shape(prompts)[0]
@@ -323,11 +323,11 @@ def _steps(model, decoding):
     temperature = decoding.temperature if decoding.method == "sample" else 0
     choose = chooser(temperature, decoding.top_k, decoding.top_p, decoding.min_p, decoding.seed)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None), tf.int32)])
     def start(prompts):
         return tf.fill([tf.shape(prompts)[0]], BOS), model.start(prompts)[0]
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def step(tokens, state, index):
         log_probs, state = model.step(tokens, state)
         return choose(log_probs, index), state
@@ -390,7 +390,10 @@ def _with_gap(features, number, line) -> tuple[list[int], int]:
 def _at_gaps(model):
     """Compiled: token ids, target ids, one place in each row -> log probabilities (rows, size) of a word there."""
 
-    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32)] * 2 + [tf.TensorSpec((None,), tf.int32)])
+    @tf.function(
+        autograph=False,
+        input_signature=[tf.TensorSpec((None, None), tf.int32)] * 2 + [tf.TensorSpec((None,), tf.int32)],
+    )
     def at_gaps(tokens, targets, places):
         outputs, _ = model.read(tokens, targets)
         return tf.nn.log_softmax(model.logits(tf.gather(outputs, places, batch_dims=1)))

@@ -149,7 +149,7 @@ def _graph(model, head):
     What neither head is trained to say, <bos>, <eos> and <unk>, has the probability 0, and so has the blank of frames.
     """
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def read(features, lengths):
         logits = model.logits(features, lengths)[head]
         entries = tf.range(tf.shape(logits)[-1])

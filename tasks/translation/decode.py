@@ -75,7 +75,7 @@ def length_sorted(rows: Sequence[Sequence], batch_size: int) -> Iterator[list[in
 def _search(model, decoding, language_model):
     """The compiled search of a model: (batch, positions) ids and a seed -> hypotheses. One graph serves all shapes."""
 
-    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
     def search(source, seed):
         beams = decoding.beam_size if decoding.method == "beam" else 1
         state, step = model.start(source, beams)
@@ -151,7 +151,7 @@ def score_pairs(config, model, features, sources, targets) -> list[tuple[float, 
 def _teacher_forced(model):
     """Compiled: source ids, target ids from bos to eos -> sums of log probabilities (batch,)."""
 
-    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32)] * 2)
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None), tf.int32)] * 2)
     def log_probs(source, target):
         logits = model({"source": source, "target": target[:, :-1]}, training=False)
         words = target[:, 1:]
