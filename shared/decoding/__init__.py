@@ -1,8 +1,8 @@
 """Decoding: a model's step function goes in, the token sequences that it finds probable come out. A step is
 `step(tokens (N,) int32, state) -> (log_probs (N, V) float32, state)`, where the state is any nest of tensors whose
 first axis is the row. Everything here is graph code: call it inside one `tf.function`, whose trace serves every batch
-size, source length and number of steps. Only the search in a given matrix of log probabilities over time, in `ctc` and
-`alignment`, is plain NumPy."""
+size, source length and number of steps, and which has nothing to convert (`autograph=False` saves a second). Only the
+search in a given matrix of log probabilities over time, in `ctc` and `alignment`, is plain NumPy."""
 
 from shared.decoding import alignment, ctc
 from shared.decoding.beam import beam_search
