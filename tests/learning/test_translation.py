@@ -31,7 +31,7 @@ def test_the_quickstart_learns_the_tiny_world(tmp_path_factory, tmp_path, source
 
 @pytest.mark.parametrize("order", [1, -1], ids=["copy", "reverse"])
 def test_users_files_are_learned(tmp_path, order):
-    """Each word has one translation; the order is kept or reversed, which without attention to places is impossible."""
+    """Each word has one translation; their order is kept or reversed."""
     draw = random.Random(1)
     files = tmp_path / "files"
     files.mkdir()
