@@ -1,5 +1,6 @@
 """Settings that must stand before any test imports TensorFlow, and one trained run of each task for all tests."""
 
+import fcntl
 import functools
 import os
 from dataclasses import dataclass
@@ -25,16 +26,29 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """Task -> a run of its quickstart, made tiny; the command runs once. Tests that change a run copy it first."""
+    """Task -> a run of its quickstart, made tiny. The command runs once, whichever process of pytest needs it first.
+
+    Tests that change a run copy it first.
+    """
     from tests.commands import TINY, run
+
+    together = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        together = together.parent
 
     @functools.cache
     def train(task):
-        folder = tmp_path_factory.mktemp(task)
+        folder = together / f"trained_{task}"
+        folder.mkdir(exist_ok=True)
         words = ["train", "--config", f"configs/{task}/quickstart.yaml", "--run", str(folder / "run")]
         words += [f"data.cache={folder / 'cache'}", *TINY[task]]
-        done = run(task, *words)
-        assert done.code == 0 and "Traceback" not in done.err, done
-        return Trained(task, folder / "run", words, done.out)
+        with open(folder / "stdout", "a+") as out:
+            fcntl.flock(out, fcntl.LOCK_EX)
+            if out.tell() == 0:
+                done = run(task, *words)
+                assert done.code == 0 and "Traceback" not in done.err, done
+                out.write(done.out)
+            out.seek(0)
+            return Trained(task, folder / "run", words, out.read())
 
     return train

@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shared.config import load_config
 from tests.commands import ROOT, TINY, finish, run
@@ -138,13 +139,20 @@ def test_the_report_needs_no_other_file(made):
     assert re.findall(r"""\b(?:src|href)\s*=\s*["']?(?!data:|#|["'])""", page) == []
 
 
-def test_the_same_training_makes_the_same_bytes(made, tmp_path):
-    words = [*made.words[:4], str(tmp_path / "run"), *made.words[5:]]
-    done = finish(made.task, *words)
+def test_the_same_training_makes_the_same_bytes_watched_or_not(made, tmp_path):
+    watched = tmp_path / "run"
+    done = finish(made.task, *made.words[:4], watched, *made.words[5:], "training.horizon=true")
     assert (done.code, done.out) == (0, made.out), done
     for name in ("features", "predictions", "scores.json"):
-        first, second = made.directory / name, tmp_path / "run" / name
+        first, second = made.directory / name, watched / name
         assert (contents(first) == contents(second)) if first.is_dir() else first.read_bytes() == second.read_bytes()
+    # With the sum of the weights, the optimiser's too, and the states of the random generators.
+    states = [json.loads((run / "checkpoints" / "round-00002.json").read_text()) for run in (made.directory, watched)]
+    assert states[0] == states[1] and states[0]["random"]
+    assert [(run / "pictures" / "horizon.png").exists() for run in (made.directory, watched)] == [False, True]
+    assert 'alt="horizon"' in (watched / "report.html").read_text(encoding="utf-8")
+    tags = EventAccumulator(str(watched / "tensorboard")).Reload().Tags()["tensors"]
+    assert any(tag.startswith("horizon/") for tag in tags)
 
 
 def test_evaluating_again_gives_equal_scores_and_predictions(made, copied):

@@ -34,7 +34,7 @@ TASK_WORDS = {
 }
 COSINE = ["training.warmup_steps=7"]
 PLATEAU = ["training.schedule=plateau", "training.plateau_patience=1", "training.patience=3"]
-ACCUMULATED = ["training.accumulate_steps=2", "training.warmup_steps=4"]
+PLATEAU += ["training.accumulate_steps=2"]
 # So fast that it soon gets no better, from where on a plain average is taken.
 AVERAGED = ["training.average=0", "training.average_patience=1", "training.schedule=constant"]
 AVERAGED += ["training.learning_rate=0.3"]
@@ -156,8 +156,8 @@ def writing(directory):
     return lambda: next((directory / "checkpoints").glob(".*.h5"), None) is not None
 
 
-@pytest.mark.parametrize("task", ["translation", "language_model"])
-def test_five_kills_change_nothing(train, tmp_path, task):
+def test_five_kills_change_nothing(train, tmp_path):
+    task = "translation"
     seed = random.randrange(10**6)
     print(f"moments drawn with seed {seed}")  # shown when the test fails
     draw = random.Random(seed)
@@ -185,8 +185,8 @@ def test_five_kills_change_nothing(train, tmp_path, task):
 
 @pytest.mark.parametrize(
     ("task", "words"),
-    [("translation", PLATEAU), ("translation", ACCUMULATED), ("language_model", AVERAGED), ("speech", COSINE)],
-    ids=["plateau", "accumulated", "averaged", "speech"],
+    [("translation", PLATEAU), ("language_model", AVERAGED), ("speech", COSINE)],
+    ids=["plateau and accumulated", "averaged", "speech"],
 )
 def test_two_kills_change_nothing_either(train, tmp_path, task, words):
     alone, killed = tmp_path / "alone", tmp_path / "killed"

@@ -21,6 +21,7 @@ from tasks.language_model.config import GAP
 
 WINDOW = 128  # steps read at once
 LOGITS = 1 << 25  # at most so many at once: 128 MiB
+IDS = tf.TensorSpec((None, None), tf.int32)  # (batch, time)
 PLACEHOLDER = "\ue000"  # a letter of nobody's alphabet, so that it becomes an unknown word
 
 
@@ -300,7 +301,7 @@ def _unknown(features, text) -> list[str]:
 def _search(model, decoding):
     """The compiled search of a model: prompts (batch, time) and a seed -> hypotheses."""
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
+    @tf.function(autograph=False, input_signature=[IDS, tf.TensorSpec((), tf.int32)])
     def search(prompts, seed):
         state, step = model.start(prompts)
         rows = tf.shape(prompts)[0]
@@ -323,7 +324,7 @@ def _steps(model, decoding):
     temperature = decoding.temperature if decoding.method == "sample" else 0
     choose = chooser(temperature, decoding.top_k, decoding.top_p, decoding.min_p, decoding.seed)
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None), tf.int32)])
+    @tf.function(autograph=False, input_signature=[IDS])
     def start(prompts):
         return tf.fill([tf.shape(prompts)[0]], BOS), model.start(prompts)[0]
 
@@ -390,10 +391,7 @@ def _with_gap(features, number, line) -> tuple[list[int], int]:
 def _at_gaps(model):
     """Compiled: token ids, target ids, one place in each row -> log probabilities (rows, size) of a word there."""
 
-    @tf.function(
-        autograph=False,
-        input_signature=[tf.TensorSpec((None, None), tf.int32)] * 2 + [tf.TensorSpec((None,), tf.int32)],
-    )
+    @tf.function(autograph=False, input_signature=[IDS, IDS, tf.TensorSpec((None,), tf.int32)])
     def at_gaps(tokens, targets, places):
         outputs, _ = model.read(tokens, targets)
         return tf.nn.log_softmax(model.logits(tf.gather(outputs, places, batch_dims=1)))

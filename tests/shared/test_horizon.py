@@ -1,17 +1,13 @@
 """The horizon is the norm of the exact Jacobian, and to look at it leaves a model and its training as they were."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shared.recurrent import RecurrentStack
 from shared.recurrent.horizon import draw, horizon, horizons, main, reach
-from tests.commands import start
 
 UNITS, FEATURES, TIME = 4, 3, 6
 LENGTHS = [6, 4, 1]
@@ -208,17 +204,3 @@ def test_what_cannot_work_is_one_line(words, capsys):
     assert main(words) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith(f"error: {words[0]}: ") and captured.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("task", ["language_model", "translation"])
-def test_to_watch_a_training_does_not_change_it(task, trained, tmp_path):
-    made, watched = trained(task), tmp_path / "run"
-    done = start(task, *made.words[:4], watched, *made.words[5:], "training.horizon=true").finish()
-    assert done.code == 0, done
-    # With the sum of the weights, the optimiser's too, and the states of the random generators.
-    states = [json.loads((run / "checkpoints" / "round-00002.json").read_text()) for run in (made.directory, watched)]
-    assert states[0] == states[1] and states[0]["random"]
-    assert [(run / "pictures" / "horizon.png").exists() for run in (made.directory, watched)] == [False, True]
-    assert 'alt="horizon"' in (watched / "report.html").read_text(encoding="utf-8")
-    tags = EventAccumulator(str(watched / "tensorboard")).Reload().Tags()["tensors"]
-    assert any(tag.startswith("horizon/") for tag in tags)
