@@ -6,6 +6,7 @@ best path of phones through a bigram, for the best label string of CTC, or for t
 Results come out in the order of the recordings, and those before a recording that cannot be had before its error.
 """
 
+import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -32,19 +33,24 @@ def decode(config, model, features, corpus, split, limit) -> list[dict]:
     Returns:
         One dict per utterance in the split's order: id, name, text and phones as the corpus has them, what `recognise`
         says of it, and where the times of its phones are known `reference`, segments (phone, start, end) in seconds,
-        and from the frames' head also frames and correct: steps within a phone, and those of them that were given it.
+        of a model that writes phones `aligned`, the same segments where `align` puts them, and from the frames' head
+        frames and correct: steps within a phone, and those of them that were given it.
     """
     rows = utterances(config, corpus, features, split, config.decoding.noise)
     count = min(limit or len(rows), len(rows))
     recordings = ((rows.frames(i), float(rows.seconds[i])) for i in range(count))
     predictions = []
-    for i, (result, path, _) in enumerate(recognise(config, model, features, recordings)):
+    for i, (result, path, log_probs) in enumerate(recognise(config, model, features, recordings)):
         known = {"id": i, "name": rows.names[i], "text": rows.texts[i], "phones": rows.phone_strings[i]}
         if reference := rows.segments(i):
             known["reference"] = reference
             if path is not None:
                 truth = rows.frame_phones(i)
                 known |= {"frames": int(np.sum(truth > 0)), "correct": int(np.sum((truth == path) & (truth > 0)))}
+            if vocabulary_of(config, features) is features.phones:
+                with contextlib.suppress(UserError):  # phones unknown, or too many for so few steps
+                    found = _aligned(config, features, rows.phone_strings[i], log_probs, result["seconds"])
+                    known["aligned"] = found["segments"]
         predictions.append({**known, **result})
     return predictions
 
@@ -220,30 +226,34 @@ def align(config, model, features, recordings: Iterable[tuple]) -> Iterator[dict
         For each recording what `recognise` gives, one segment for each label, from its beginning to its end.
         UserError for a string with labels that the model does not know, or too many of them.
     """
-    head, vocabulary = head_of(config), vocabulary_of(config, features)
-    search = alignment.align if head == "frames" else ctc.align
     for some in _held(recordings):
-        found = log_posteriors(config, model, head, [frames for frames, *_ in some])
+        found = log_posteriors(config, model, head_of(config), [frames for frames, *_ in some])
         for (_, seconds, string, name), log_probs in zip(some, found, strict=True):
-            (ids,) = vocabulary.encode([string])
-            if not ids or UNK in ids:
-                unknown = [piece for index, _, piece in vocabulary.pieces(string) if index == UNK]
-                raise UserError(f"{name}: " + (f"the model does not know {' '.join(unknown)}" if ids else "is empty"))
-            if len(ids) * len(log_probs) > STEPS_BY_LABELS:
-                long = f"{seconds:.0f} s with {len(ids)} labels are too long to be aligned at once"
-                raise UserError(f"{name}: {long}; cut the recording into parts")
             try:
-                spans = search(log_probs, ids)
-            except ValueError as error:
+                result = _aligned(config, features, string, log_probs, seconds)
+            except UserError as error:
                 raise UserError(f"{name}: {error}") from error
-            timed = [(index, first, last) for index, (first, last) in zip(ids, spans, strict=True)]
-            yield _result(config, features, string, _filled(timed, len(log_probs)), log_probs, seconds)
+            yield result
 
 
-def _filled(spans, steps):
-    """Spans (id, first, last + 1) stretched until they touch: a boundary is put in the middle of each gap."""
-    edges = [0, *((last + first) // 2 for (_, _, last), (_, first, _) in pairwise(spans)), steps]
-    return [(index, first, last) for (index, _, _), (first, last) in zip(spans, pairwise(edges), strict=True)]
+def _aligned(config, features, string, log_probs, seconds) -> dict:
+    vocabulary = vocabulary_of(config, features)
+    (ids,) = vocabulary.encode([string])
+    if not ids or UNK in ids:
+        unknown = [piece for index, _, piece in vocabulary.pieces(string) if index == UNK]
+        raise UserError(f"the model does not know {' '.join(unknown)}" if ids else "is empty")
+    if len(ids) * len(log_probs) > STEPS_BY_LABELS:
+        long = f"{seconds:.0f} s with {len(ids)} labels are too long to be aligned at once"
+        raise UserError(f"{long}; cut the recording into parts")
+    search = alignment.align if head_of(config) == "frames" else ctc.align
+    try:
+        spans = search(log_probs, ids)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    # Where there are gaps, which CTC fills with blanks, a boundary is put in the middle of each.
+    edges = [0, *((last + first) // 2 for (_, last), (first, _) in pairwise(spans)), len(log_probs)]
+    timed = [(index, first, last) for index, (first, last) in zip(ids, pairwise(edges), strict=True)]
+    return _result(config, features, string, timed, log_probs, seconds)
 
 
 def _result(config, features, output, spans, log_probs, seconds) -> dict:

@@ -25,6 +25,7 @@ def score(predictions: list[dict], config: SpeechConfig) -> dict[str, float | st
       frame_accuracy: share of steps within a phone that were given it, phones being told apart as the model does;
       phone_error_rate: edits that turn the phones heard into those said, per phone said, folded by `decoding.fold`;
       boundary_precision, boundary_recall, boundary_f1: boundaries between phones within 20 ms of each other;
+      aligned_within_20_ms: boundaries that `align` puts so near to the truth, the phones being known;
       character_error_rate, word_error_rate: the same edits of characters and words, where the model writes those;
       sentence_error_rate: share of utterances in which anything is wrong.
     """
@@ -51,6 +52,9 @@ def score(predictions: list[dict], config: SpeechConfig) -> dict[str, float | st
     timed = [prediction for prediction in predictions if "reference" in prediction]
     if timed and not writes_characters(config):
         scores |= boundary_scores([(boundaries(p["reference"]), boundaries(p["segments"])) for p in timed])
+    aligned = [zip(boundaries(p["reference"]), boundaries(p["aligned"]), strict=True) for p in timed if "aligned" in p]
+    if near := [abs(true - found) <= TOLERANCE + 1e-9 for pairs in aligned for true, found in pairs]:
+        scores["aligned_within_20_ms"] = 100 * sum(near) / len(near)
     return scores
 
 

@@ -381,6 +381,9 @@ def test_a_split_is_recognised_with_its_truth_beside_it(monkeypatch):
     assert [(one.get("frames"), one.get("correct")) for one in found] == [(5, 5), (5, 3), (None, None)]
     assert "reference" not in found[2] and found[0]["reference"] == segments
     assert [one["output"] for one in found] == ["sil a b", "sil a c", "sil a b"]
+    phones = [[segment[0] for segment in one["aligned"]] for one in found[:2]]
+    assert phones == [["sil", "a", "b"]] * 2 and "aligned" not in found[2]  # whose phones nobody knows
+    assert [segment[1:3] for segment in found[0]["aligned"]] == [segment[1:3] for segment in found[0]["segments"]]
     config = configured({"head": "both"}, head="ctc")
     found = decode.decode(config, HEARING, features_of(), "corpus", "valid", 0)
     assert "reference" in found[0] and "frames" not in found[0]

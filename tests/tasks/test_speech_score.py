@@ -22,6 +22,14 @@ def test_a_perfect_recogniser_makes_no_error():
     assert scores["phone_error_rate"] == scores["sentence_error_rate"] == 0
 
 
+def test_boundaries_of_known_phones_are_compared_one_by_one():
+    moved = [["sil", 0.0, 0.12], ["aa", 0.12, 0.33], ["t", 0.33, 0.4]]  # by 20 and 30 ms
+    known = {"reference": REFERENCE, "segments": REFERENCE}
+    predictions = [prediction("sil aa t", aligned=moved, **known), prediction("sil aa t", **known)]
+    assert score(predictions, CONFIG)["aligned_within_20_ms"] == 50
+    assert "aligned_within_20_ms" not in score(predictions[1:], CONFIG)
+
+
 def test_edits_are_counted_per_phone_said():
     predictions = [prediction("sil aa"), prediction("sil aa d t"), prediction("sil ih t"), prediction("sil aa t")]
     scores = score(predictions, CONFIG)
