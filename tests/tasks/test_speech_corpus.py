@@ -404,6 +404,13 @@ def test_a_manifest_may_name_phn_files_and_have_a_test_split(own):
     assert corpus.sizes == {"train": 3, "valid": 1, "test": 1}
     assert column(corpus, "test", "phones") == ["h# sh iy"]
     (own.parent / "own.csv").write_text("audio\n")
+    # Speakers may be in all splits, unless they are what tells the splits apart.
+    for number, stem in enumerate(("train", "valid", "held")):
+        manifest(own, stem, [{"audio": f"clips/{number}.wav", "speaker": "anna"}])
+    found = manifest_recordings(configured(own, test="held.csv").data)
+    assert {split: [each.speaker for each in some] for split, some in found.items()} == dict.fromkeys(
+        ("train", "valid", "test"), ["anna"]
+    )
     assert set(manifest_recordings(configured(own, test="").data)) == {"train", "valid"}
     assert set(manifest_recordings(configured(own).data)) == {"train", "valid"}
 
