@@ -64,8 +64,8 @@ def read_rounds(run: Run) -> list[dict[str, Any]]:
     return [rounds[number] for number in sorted(rounds)]
 
 
-def results_table(runs: Sequence[Path]) -> str:
-    """A Markdown table of the test scores, one row per run directory, with the scorers' signatures below it.
+def results_table(runs: Sequence[Path], split: str = "test") -> str:
+    """A Markdown table of a split's scores, one row per run directory, with the scorers' signatures below it.
 
     A column is there if any run has it. Raises UserError for a directory that is no run.
     """
@@ -74,7 +74,7 @@ def results_table(runs: Sequence[Path]) -> str:
     names = [name if names.count(name) == 1 else str(run.directory) for name, run in zip(names, opened, strict=True)]
     scores, rows, signatures = [], [], {}
     for name, run in zip(names, opened, strict=True):
-        values, signed = _split_signatures(run.read_scores().get("test", {}))
+        values, signed = _split_signatures(run.read_scores().get(split, {}))
         for score, signature in signed.items():
             signatures.setdefault(f"{page.label(score)}: `{signature}`", []).append(name)
         parameters = _read_object(run.environment).get("parameters")
@@ -323,13 +323,15 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m shared.report table RUN [RUN ...]`; returns the exit code."""
+    """`python -m shared.report table [--split SPLIT] RUN [RUN ...]`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m shared.report", description="Compares finished runs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    table = commands.add_parser("table", help="print the runs' test scores as a Markdown table")
+    table = commands.add_parser("table", help="print the runs' scores as a Markdown table")
+    table.add_argument("--split", default="test", choices=SPLITS, help="whose scores (default: test)")
     table.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
     try:
-        sys.stdout.write(results_table(parser.parse_args(arguments).runs))
+        options = parser.parse_args(arguments)
+        sys.stdout.write(results_table(options.runs, options.split))
     except UserError as error:
         sys.stderr.write(f"error: {one_line(error)}\n")
         return 2

@@ -305,6 +305,8 @@ def test_table_of_no_run_is_one_line_and_exit_2(run, name, capsys):
 def test_table_command_prints_the_table_and_loads_nothing_heavy(run, capsys):
     assert report.main(["table", str(run.directory)]) == 0
     assert capsys.readouterr().out == report.results_table([run.directory])
+    assert report.main(["table", "--split", "valid", str(run.directory)]) == 0
+    assert "| first | 3.250 | 2.250 |" in capsys.readouterr().out
     root = Path(report.__file__).parents[1]
     code = "import sys, shared.report; sys.exit(bool({'tensorflow', 'matplotlib', 'sacrebleu'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
