@@ -34,6 +34,25 @@ class RunError(Exception):
 
 
 @dataclass(frozen=True)
+class VocabularyConfig:
+    """What a token is; the section `vocabulary`, to which tasks add what is theirs."""
+
+    unit: str = "word"  # bpe | unigram | word | whitespace | character
+    size: int = 0  # upper bound, the four special tokens included; 0: all words or characters
+    lowercase: bool = False
+    min_count: int = 1
+
+    def check(self) -> None:
+        """Raises UserError for an unknown unit or a size that leaves no room beside the special tokens."""
+        check_choices("vocabulary", self, unit=("bpe", "unigram", "word", "whitespace", "character"))
+        subwords = self.unit in ("bpe", "unigram")
+        if self.size < 8 and (self.size != 0 or subwords):
+            everything = "" if subwords else ", or 0 for all there are"
+            raise UserError(f"vocabulary.size: {self.size} is out of range; it must be at least 8{everything}")
+        check_bounds("vocabulary", self, low=1, names=("min_count",))
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """How the weights are found; the section `training` of every task."""
 

@@ -52,25 +52,17 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class VocabularyConfig:
-    """What a token is."""
+class VocabularyConfig(config.VocabularyConfig):
+    """What a token is; the section `vocabulary`."""
 
-    unit: str = "word"  # bpe | unigram | word | whitespace | character
-    size: int = 0  # upper bound, the four special tokens included; 0: all words or characters
-    lowercase: bool = False
-    min_count: int = 1
     file: str = ""  # a vocabulary that was saved in another run, in place of a new one
 
     def check(self) -> None:
-        """Raises UserError for an unknown unit, a size that leaves no room beside the special tokens, or no file."""
-        check_choices("vocabulary", self, unit=("bpe", "unigram", "word", "whitespace", "character"))
-        if self.file:
-            if not Path(self.file).is_file():
-                raise missing_path(self.file, "vocabulary")
-        elif self.size < 8 and (self.size != 0 or self.unit in ("bpe", "unigram")):
-            everything = "" if self.unit in ("bpe", "unigram") else ", or 0 for all there are"
-            raise UserError(f"vocabulary.size: {self.size} is out of range; it must be at least 8{everything}")
-        check_bounds("vocabulary", self, low=1, names=("min_count",))
+        """Raises UserError for a file that is missing or, without one, for what no vocabulary can be learned by."""
+        if not self.file:
+            super().check()
+        elif not Path(self.file).is_file():
+            raise missing_path(self.file, "vocabulary")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from shared import config
 from shared.config import DecodingConfig, TrainingConfig, UserError, check_bounds, check_choices
 
 
@@ -58,22 +59,12 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class VocabularyConfig:
-    """What a token is."""
+class VocabularyConfig(config.VocabularyConfig):
+    """What a token is; the section `vocabulary`."""
 
-    unit: str = "bpe"  # bpe | unigram | word | character
+    unit: str = "bpe"  # bpe | unigram | word | whitespace | character
     size: int = 8000  # upper bound, the four special tokens included; 0: all words or characters
     joint: bool = True  # one vocabulary for both languages
-    lowercase: bool = False
-    min_count: int = 1
-
-    def check(self) -> None:
-        """Raises UserError for an unknown unit or a size that leaves no room beside the special tokens."""
-        check_choices("vocabulary", self, unit=("bpe", "unigram", "word", "character"))
-        if self.size < 8 and (self.size != 0 or self.unit in ("bpe", "unigram")):
-            everything = "" if self.unit in ("bpe", "unigram") else ", or 0 for all there are"
-            raise UserError(f"vocabulary.size: {self.size} is out of range; it must be at least 8{everything}")
-        check_bounds("vocabulary", self, low=1, names=("min_count",))
 
 
 @dataclass(frozen=True)

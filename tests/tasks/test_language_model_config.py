@@ -60,6 +60,7 @@ def test_what_can_work_is_taken(load, overrides):
         (["vocabulary.unit=syllable"], ["vocabulary.unit: 'syllable'"]),
         (["vocabulary.unit=bpe"], ["vocabulary.size: 0", "at least 8"]),
         (["vocabulary.size=7"], ["vocabulary.size: 7", "or 0 for all"]),
+        (["vocabulary.unit=unigram", "vocabulary.size=7"], ["vocabulary.size: 7", "at least 8"]),
         (["vocabulary.min_count=0"], ["vocabulary.min_count: 0"]),
         (["vocabulary.file=nowhere/vocabulary.json"], ["nowhere/vocabulary.json: no such vocabulary"]),
         (["model.cell=rnn"], ["model.cell: 'rnn'"]),
@@ -86,6 +87,11 @@ def test_what_cannot_work_is_one_line(load, overrides, parts):
         load(*overrides)
     message = str(caught.value)
     assert "\n" not in message and all(part in message for part in parts), message
+
+
+def test_a_vocabulary_that_is_there_needs_no_size(load, tmp_path):
+    (tmp_path / "vocabulary.json").touch()
+    assert load(f"vocabulary.file={tmp_path / 'vocabulary.json'}", "vocabulary.unit=bpe")
 
 
 @pytest.mark.parametrize("tied", [True, False])
