@@ -19,6 +19,7 @@ from shared.tiny_world.grammar import Grammar, words
 from tasks.language_model import corpus as module
 from tasks.language_model.config import DataConfig, LanguageModelConfig, VocabularyConfig
 from tasks.language_model.corpus import LONGEST, SplitFile, TextLines, TextLinesConfig, examples, prepare
+from tests.errors import one_line_error
 
 LINES = [" the cat sat ", "", "on a mat,", "\t", "", "and slept ."]
 
@@ -54,14 +55,8 @@ def texts(corpus, split):
     return [text for text, _ in read(corpus, split)]
 
 
-def one_line_error(config, *parts):
-    with pytest.raises(UserError) as caught:
-        prepare(config)
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert str(part) in message
-    return message
+def refused(config, *parts):
+    return one_line_error(lambda: prepare(config), *parts)
 
 
 # ------------------------------------------------------------------------------------------------------------ own files
@@ -163,49 +158,49 @@ def test_a_single_file_is_cut_in_its_order(tmp_path):
 @pytest.mark.parametrize("count", [1, 2, 10])
 def test_a_single_file_of_too_few_lines(tmp_path, count):
     path = write(tmp_path / "all.txt", ["line"] * count)
-    one_line_error(configured(path), path, f"its {count} lines are too few", "data.dir=FOLDER")
+    refused(configured(path), path, f"its {count} lines are too few", "data.dir=FOLDER")
 
 
 def test_a_single_file_of_which_one_part_is_blank(tmp_path):
     path = write(tmp_path / "all.txt", ["line"] * 36 + ["", " "] + ["line"] * 2)
-    one_line_error(configured(path), path, "no text in 2 lines", "valid split")
+    refused(configured(path), path, "no text in 2 lines", "valid split")
 
 
 def test_missing_files_are_named_with_the_nearest(folder):
-    one_line_error(configured(folder.parent / "owm"), folder.parent / "owm", "data.dir", folder)
+    refused(configured(folder.parent / "owm"), folder.parent / "owm", "data.dir", folder)
     (folder / "valid.txt").rename(folder / "valid.text")
-    message = one_line_error(configured(folder), folder / "valid.txt", "valid.txt.gz", "data.dir", "data.valid")
+    message = refused(configured(folder), folder / "valid.txt", "valid.txt.gz", "data.dir", "data.valid")
     assert re.search(r"did you mean .*valid\.text", message)
-    one_line_error(configured(folder, valid="valid.text", train="training"), folder / "training.txt", "train.txt")
+    refused(configured(folder, valid="valid.text", train="training"), folder / "training.txt", "train.txt")
 
 
 @pytest.mark.parametrize("stem", ["train", "valid", "test"])
 @pytest.mark.parametrize(("content", "count"), [("", 0), (" \n\n\t\n", 3)], ids=["empty", "blank"])
 def test_files_without_text(folder, stem, content, count):
     (folder / f"{stem}.txt").write_text(content)
-    one_line_error(configured(folder), folder / f"{stem}.txt", f"no text in {count} lines")
+    refused(configured(folder), folder / f"{stem}.txt", f"no text in {count} lines")
 
 
 def test_an_empty_single_file(tmp_path):
-    one_line_error(configured(write(tmp_path / "all.txt", [])), tmp_path / "all.txt", "no text in 0 lines")
+    refused(configured(write(tmp_path / "all.txt", [])), tmp_path / "all.txt", "no text in 0 lines")
 
 
 def test_lines_that_are_not_utf8_stop_or_are_left_out(folder, caplog):
     (folder / "train.txt").write_bytes(b"one\ntwo\nthr\xe9\nfour\n\xff\xfef\n")
-    one_line_error(configured(folder), folder / "train.txt", "line 3", "0xe9", "data.on_error=skip")
+    refused(configured(folder), folder / "train.txt", "line 3", "0xe9", "data.on_error=skip")
     with caplog.at_level(logging.WARNING):
         corpus = prepare(configured(folder, on_error="skip"))
     assert texts(corpus, "train") == ["one\n", "two\n", "four\n"]
     assert caplog.text.count("2 of 5 lines left out") == 1
     (folder / "train.txt").write_bytes(b"\xff\n\xff\n")
-    one_line_error(configured(folder, on_error="skip"), folder / "train.txt", "no text")
+    refused(configured(folder, on_error="skip"), folder / "train.txt", "no text")
 
 
 @pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"word\n" * 1000, mtime=0)[:-12]])
 def test_damaged_compression(folder, content):
     (folder / "train.txt").unlink()
     (folder / "train.txt.gz").write_bytes(content)
-    one_line_error(configured(folder), folder / "train.txt.gz", "cannot be read")
+    refused(configured(folder), folder / "train.txt.gz", "cannot be read")
 
 
 # ----------------------------------------------------------------------------------------------------------- conversion
@@ -350,12 +345,12 @@ def test_public_sets_by_slice_feature_and_document(tmp_path):
 
 
 def test_names_that_a_public_set_lacks(tmp_path):
-    one_line_error(public(tmp_path, "tiny_shakespear"), "tiny_shakespear", "tiny_shakespeare")
-    one_line_error(public(tmp_path, "wiki40b/em"), "'em'", "wiki40b")
+    refused(public(tmp_path, "tiny_shakespear"), "tiny_shakespear", "tiny_shakespeare")
+    refused(public(tmp_path, "wiki40b/em"), "'em'", "wiki40b")
     for feature in ("length", "txt"):
-        one_line_error(public(tmp_path, "unroll_test_texts", text=feature), "data.text", f"'{feature}'", "text, title")
-    one_line_error(public(tmp_path, "unroll_test_texts", train="trian"), "data.train", "'trian'", "train, validation")
-    one_line_error(public(tmp_path, "unroll_test_texts", valid="train[:"), "data.valid", "train, validation")
+        refused(public(tmp_path, "unroll_test_texts", text=feature), "data.text", f"'{feature}'", "text, title")
+    refused(public(tmp_path, "unroll_test_texts", train="trian"), "data.train", "'trian'", "train, validation")
+    refused(public(tmp_path, "unroll_test_texts", valid="train[:"), "data.valid", "train, validation")
 
 
 @pytest.mark.parametrize("name", ["tiny_shakespeare", "lm1b", "wiki40b/en"])

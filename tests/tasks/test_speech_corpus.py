@@ -13,10 +13,10 @@ import soundfile
 import tensorflow_datasets as tfds
 from praatio import textgrid
 
-from shared.config import UserError
 from shared.recordings import decode_sound, encode_sound, read_alignment, read_phn, sound_blocks
 from tasks.speech.config import DataConfig, SpeechConfig
 from tasks.speech.corpus import Recordings, manifest_recordings, prepare, timit_recordings
+from tests.errors import one_line_error
 
 PHN = "0 1600 h#\n1600 4000 sh\n4000 8000 iy\n"
 
@@ -114,16 +114,6 @@ def read(corpus, split):
 
 def column(corpus, split, name):
     return [example[name] for example in read(corpus, split)]
-
-
-def one_line_error(call, *parts):
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert str(part) in message
-    return message
 
 
 def refused(config, *parts):
