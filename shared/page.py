@@ -24,6 +24,12 @@ PLOT_STYLE = {
     "ytick.color": FAINT,
 }
 
+# Names of scores in keys, and as the field writes them.
+SPELLINGS = {
+    **{"bleu": "BLEU", "chrf": "chrF"},
+    **{"rouge_l": "ROUGE-L", "cider": "CIDEr", "meteor": "METEOR", "spice": "SPICE"},
+}
+
 STYLE = """
 :root { --paper: #fffefb; --ink: #1d1f23; --faint: #6b7078; --rule: #d9d8d2; --accent: #23628f; --best: #b3541e;
   --mark: #fbe0c3; --block: #f4f3ee; }
@@ -118,8 +124,10 @@ def escape(text: str) -> Markup:
 
 
 def label(name: str) -> str:
-    """A key as readers write it: valid_bleu -> valid BLEU."""
-    return name.replace("_", " ").replace("bleu", "BLEU").replace("chrf", "chrF").replace("cider", "CIDEr")
+    """A key as readers write it: valid_bleu -> valid BLEU, bleu1 -> BLEU-1."""
+    for key, spelling in SPELLINGS.items():
+        name = name.replace(key, spelling)
+    return re.sub(r"BLEU(?=\d)", "BLEU-", name).replace("_", " ")
 
 
 def text(value: Any) -> str:

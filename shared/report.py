@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("test", "valid", "train")
 FIRST_SAMPLES, WORST_SAMPLES = 10, 10
+NOT_SAMPLES = ("id", "scene")  # a column of its own, and a picture's objects, which are for programs
 LONGEST_TEXT = 600  # characters of one text in the samples
 FIRST_CURVES = ("loss", "valid_loss", "valid_perplexity")
 NOT_CURVES = ("round", "step", "seconds")
@@ -145,7 +146,7 @@ def _samples(run: Run) -> page.Markup:
     if not predictions:
         return page.sentence("Not evaluated yet: there are no predictions.")
     measure, qualities = _qualities(predictions)
-    wrong = [line.get("output") is None or line["output"] != line.get("target") for line in predictions]
+    wrong = [line.get("output") is None or line["output"] not in _references(line) for line in predictions]
     worst = [i for i, quality in enumerate(qualities) if quality is not None and wrong[i]]
     worst = sorted(worst, key=lambda i: qualities[i])[:WORST_SAMPLES]
     first = range(min(FIRST_SAMPLES, len(predictions)))
@@ -161,26 +162,33 @@ def _samples(run: Run) -> page.Markup:
 
 def _qualities(predictions: Sequence[Mapping[str, Any]]) -> tuple[str, list[float | None]]:
     """What ranks the predictions and its value for each, None where it has none; ("", ...) if nothing does."""
-    pairs = [(line.get("output"), line.get("target")) for line in predictions]
-    comparable = [isinstance(output, str) and isinstance(target, str) for output, target in pairs]
+    pairs = [(line.get("output"), _references(line)) for line in predictions]
+    comparable = [isinstance(output, str) and bool(references) for output, references in pairs]
     if any(comparable):
         from sacrebleu import CHRF
 
         score = CHRF().sentence_score
-        return "chrF", [score(o, [t]).score if yes else None for (o, t), yes in zip(pairs, comparable, strict=True)]
+        return "chrF", [score(o, r).score if yes else None for (o, r), yes in zip(pairs, comparable, strict=True)]
     scores = [line.get("score") if page.is_number(line.get("score")) else None for line in predictions]
     return "score" if any(score is not None for score in scores) else "", scores
+
+
+def _references(line: Mapping[str, Any]) -> list[str]:
+    """What a prediction may be compared with: one target, or several captions."""
+    captions = line.get("captions")
+    references = [line.get("target"), *(captions if isinstance(captions, list) else [])]
+    return [reference for reference in references if isinstance(reference, str)]
 
 
 def _sample_table(
     predictions: Sequence[Mapping[str, Any]], measure: str, qualities: Sequence[float | None]
 ) -> page.Markup:
     """All text of the predictions; words of reference and output that the other has not are marked."""
-    keys = [key for key in dict.fromkeys(key for line in predictions for key in line) if key != "id"]
+    keys = [key for key in dict.fromkeys(key for line in predictions for key in line) if key not in NOT_SAMPLES]
     keys = [key for key in keys if any(_prose(line.get(key)) for line in predictions)]
     header = [
         "id",
-        *("reference" if key == "target" else page.label(key) for key in keys),
+        *({"target": "reference", "captions": "references"}.get(key) or page.label(key) for key in keys),
         *([measure] if measure else []),
     ]
     rows = []

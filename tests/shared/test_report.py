@@ -242,6 +242,37 @@ def test_samples_show_all_text_of_any_task(run):
     assert text.index("p29") < text.index("p28")
 
 
+def test_captions_are_ranked_by_all_their_references(run):
+    captions = [["a dog runs", "the cat sits"], ["a dog runs", "zzz qqq"], ["one two", "three four"], "one", [None]]
+    outputs = ["the cat sits", "a dog sits", "xyz", "what", "else"]
+    lines = [
+        {"id": i, "name": f"{i}.png", "output": output, "captions": references, "scene": "[{}]", "novel": True}
+        for i, (output, references) in enumerate(zip(outputs, captions, strict=True))
+    ]
+    write_lines(run.predictions("test"), lines)
+    text = written(run).text
+    first, worst = text[text.index("The first 5") :].split("The 2 with the lowest chrF")
+    assert re.search(r"id\s*name\s*output\s*references\s*chrF", first)
+    assert re.search(r"0\.png\s*the cat sits\s*a dog runs / the cat sits\s*100\.0", first)
+    assert worst.index("2.png") < worst.index("1.png")
+    assert "[{}]" not in text
+
+
+@pytest.mark.parametrize(
+    ("key", "label"),
+    [
+        ("valid_bleu", "valid BLEU"),
+        ("bleu_tok_lc", "BLEU tok lc"),
+        ("valid_bleu4", "valid BLEU-4"),
+        ("rouge_l", "ROUGE-L"),
+        ("cider", "CIDEr"),
+        ("true_captions", "true captions"),
+    ],
+)
+def test_scores_are_written_as_the_field_writes_them(key, label):
+    assert report.page.label(key) == label
+
+
 def test_half_a_surrogate_pair_is_replaced(run):
     write_lines(run.predictions("test"), [{"source": "a \ud800 b", "target": "x", "output": "y"}])
     assert "a ? b" in written(run).text
