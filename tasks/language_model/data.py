@@ -5,6 +5,7 @@ window by window; what the model remembers at the end of a window it takes into 
 """
 
 import functools
+import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from shared.text import EOS
+from shared.config import UserError
+from shared.text import EOS, UNK
 from tasks.language_model.features import encoded
+
+logger = logging.getLogger(__name__)
 
 SHORTEST_WINDOW = 5
 
@@ -33,9 +37,12 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
     Yields ({"tokens": (streams, time), "targets": (streams, time), "begins": (streams,)}, targets, weights): int32 ids,
     a target being the token after; `begins` true where the window begins a stream or a document, so that the state
     starts anew; weights (streams, time) 1 on real targets and 0 on the padding of windows that are shorter than others.
+    UserError as in `steps_per_pass`.
     """
     tokens, streams = load_tokens(config, corpus, features, "train"), config.data.batch_size
     steps = steps_per_pass(config, corpus, features)
+    if (each := len(tokens.ids) // streams) < config.data.window:
+        logger.warning("each of the %d streams has %d tokens, fewer than one window", streams, each)
 
     @functools.lru_cache(maxsize=1)
     def windows_of(number):
@@ -58,8 +65,13 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
 
 
 def steps_per_pass(config, corpus, features) -> int:
-    """Windows of the stream that has most of them."""
-    tokens = load_tokens(config, corpus, features, "train")
+    """Windows of the stream that has most of them. Raises UserError for a text too short for so many streams."""
+    tokens, streams = load_tokens(config, corpus, features, "train"), config.data.batch_size
+    if len(tokens.ids) < 2 * streams:
+        raise UserError(
+            f"data.batch_size: {streams} streams need at least {2 * streams} tokens, and {corpus.name} has "
+            f"{len(tokens.ids)}; choose fewer"
+        )
     return max(map(len, layout(tokens, config.data, np.random.default_rng(0))))
 
 
@@ -118,9 +130,7 @@ def cut(ids, windows):
 
 def load_tokens(config, corpus, features, split) -> Tokens:
     """The ids of a split, from files beside the corpus that are written on the first call."""
-    folder = Path(
-        config.data.cache, "tokens", f"{corpus.identity}-{features.vocabulary.digest()}-{config.data.documents}"
-    )
+    folder = Path(config.data.cache, "tokens", f"{corpus.identity}-{features.vocabulary.digest()}")
     paths = [folder / f"{split}.{kind}" for kind in ("ids", "starts")]
     if not all(path.exists() for path in paths):
         _write_tokens(corpus.splits[split](), features, paths)
@@ -132,11 +142,12 @@ def _write_tokens(examples, features, paths):
     """Writes the ids and the document starts of examples into two files, each whole or not at all."""
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     unfinished = [path.with_name(f"{path.name}.{os.getpid()}.unfinished") for path in paths]
-    position = 0
+    position = unknown = 0
     with open(unfinished[0], "wb") as ids, open(unfinished[1], "wb") as starts:
         for some, lengths, begins in encoded(examples, features):
             some.tofile(ids)
             (position + np.cumsum(lengths) - lengths)[begins].astype(np.int64).tofile(starts)
-            position += some.size
+            position, unknown = position + some.size, unknown + np.count_nonzero(some == UNK)
+    logger.info("%d tokens, %.2f %% unknown, in %s", position, 100 * unknown / max(position, 1), paths[0].parent)
     for path, source in zip(paths, unfinished, strict=True):
         os.replace(source, path)

@@ -1,9 +1,8 @@
-"""What is fitted on the training split: a corpus flows in, the vocabulary and the number of tokens flow out.
+"""What is fitted on the training split: a corpus flows in, the vocabulary flows out, and text becomes ids.
 
 A line's end is a token like any other, eos: what the field calls <eos> and counts. Every text begins after one.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from shared.config import UserError
-from shared.run import to_json, write_atomically
 from shared.task import Corpus
 from shared.text import EOS, UNK, Vocabulary, read_vocabulary
 from tasks.language_model.config import LanguageModelConfig
@@ -28,8 +26,6 @@ class Features:
     """The vocabulary that turns text into ids and back."""
 
     vocabulary: Vocabulary
-    num_tokens: int
-    """Of the training split, ends of lines included."""
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, with eos for every line feed in it."""
@@ -38,48 +34,29 @@ class Features:
         return [_joined([next(rows) for _ in some]) for some in lines]
 
     def save(self, directory: str | Path) -> None:
-        """Writes the vocabulary and the statistics into a folder, made where missing."""
+        """Writes the vocabulary into a folder, made where missing."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.vocabulary.save(directory / "vocabulary.json")
-        write_atomically(directory / "statistics.json", to_json({"num_tokens": self.num_tokens}))
 
 
 def fit(config: LanguageModelConfig, corpus: Corpus) -> Features:
-    """Features learned from two passes over the training split alone, which is streamed.
+    """Features learned from one pass over the training split alone, which is streamed.
 
-    Raises UserError if it holds no text, less than the streams need, or but one word.
+    Raises UserError if it holds no text, or but one word.
     """
     vocabulary = _learn(config, corpus)
     words = [token.strip("▁") for token in vocabulary.tokens()[UNK + 1 :]]
     if len(words) < 2:
         raise UserError(f"vocabulary: {corpus.name} has but one word, {words[0]!r}, so there is nothing to predict")
-    features = Features(vocabulary, 0)
-    tokens = unknown = 0
-    for ids, _, _ in encoded(corpus.splits["train"](), features):
-        tokens, unknown = tokens + ids.size, unknown + int((ids == UNK).sum())
-    streams, window = config.data.batch_size, config.data.window
-    if tokens < 2 * streams:
-        raise UserError(
-            f"data.batch_size: {streams} streams need at least {2 * streams} tokens, and {corpus.name} has {tokens}; "
-            "choose fewer"
-        )
-    if tokens < window * streams:
-        logger.warning("each of the %d streams has %d tokens, fewer than one window", streams, tokens // streams)
-    share = 100 * unknown / tokens
-    logger.info("vocabulary: %d entries; %d training tokens, %.2f %% unknown", len(vocabulary), tokens, share)
-    return Features(vocabulary, tokens)
+    logger.info("vocabulary: %d entries", len(vocabulary))
+    return Features(vocabulary)
 
 
 def load(config: LanguageModelConfig, directory: str | Path) -> Features:
-    """The features that `save` wrote. Raises UserError if a file is missing or damaged."""
+    """The features that `save` wrote. Raises UserError if the file is missing or damaged."""
     del config  # as in the other tasks, where it decides which files there are
-    statistics = Path(directory, "statistics.json")
-    try:
-        num_tokens = json.loads(statistics.read_text(encoding="utf-8"))["num_tokens"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{statistics}: missing or damaged, so the run is incomplete") from error
-    return Features(read_vocabulary(Path(directory, "vocabulary.json")), num_tokens)
+    return Features(read_vocabulary(Path(directory, "vocabulary.json")))
 
 
 def encoded(examples, features: Features) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import itertools
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from shared.config import TrainingConfig
+from shared.config import TrainingConfig, UserError
 from shared.task import Corpus
 from shared.text import EOS, PAD, UNK
 from tasks.language_model import data
@@ -37,7 +38,9 @@ def made(tmp_path):
         begins = DOCUMENTS[options["documents"]][: len(lines)]
         columns = {"id": list(range(len(lines))), "text": lines, "begins": begins}
         splits = {"train": lambda: tf.data.Dataset.from_tensor_slices(columns)}
-        corpus = Corpus(splits, {"train": len(lines)}, identity=f"letters-{len(lines)}")
+        corpus = Corpus(
+            splits, {"train": len(lines)}, name="letters", identity=f"letters-{len(lines)}-{options['documents']}"
+        )
         return config, corpus, fit(config, corpus)
 
     return make
@@ -179,10 +182,12 @@ def test_a_stream_that_ends_early_waits_for_the_next_pass(made):
 def test_unknown_words_are_targets_too(made):
     config, _, features = made()
     other = Corpus(
-        {"train": lambda: tf.data.Dataset.from_tensors({"id": 0, "text": "a z b\n", "begins": True})}, {}, identity="z"
+        {"train": lambda: tf.data.Dataset.from_tensors({"id": 0, "text": "a z b\nc\n", "begins": True})},
+        {},
+        identity="z",
     )
     ((_, targets, weights),) = batches((config, other, features), 1)
-    assert sorted(targets[weights > 0].tolist()) == sorted(features.encode(["a z b\n"])[0]) and UNK in targets
+    assert sorted(targets[weights > 0].tolist()) == sorted(features.encode(["a z b\nc\n"])[0]) and UNK in targets
 
 
 # -------------------------------------------------------------------------------------------------------- token files
@@ -217,17 +222,15 @@ def test_token_files_are_written_once_and_found_again(made, tmp_path):
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in files_in(tmp_path)} == written
 
 
-def test_another_vocabulary_corpus_or_notion_of_documents_has_its_own_files(made, tmp_path):
+def test_another_vocabulary_or_corpus_has_its_own_files(made, tmp_path):
     config, corpus, features = made()
     other = fit(dataclasses.replace(config, vocabulary=dataclasses.replace(config.vocabulary, min_count=20)), corpus)
     assert len(other.vocabulary) < len(features.vocabulary)
     first = load_tokens(config, corpus, features, "train").ids.tolist()
     assert load_tokens(config, corpus, other, "train").ids.tolist() != first
     assert len(files_in(tmp_path)) == 4
-    load_tokens(*made(documents="lines"), "train")
-    assert len(files_in(tmp_path)) == 6
     load_tokens(config, dataclasses.replace(corpus, identity="other"), features, "train")
-    assert len(files_in(tmp_path)) == 8
+    assert len(files_in(tmp_path)) == 6
     assert load_tokens(config, corpus, features, "train").ids.tolist() == first
 
 
@@ -249,6 +252,30 @@ def test_files_that_were_not_finished_are_written_again(made, tmp_path):
     assert not [name for name in files_in(tmp_path) if "spoiled" in name and "unfinished" not in name]
     starts.unlink()  # a process that died between the two
     assert load_tokens(config, corpus, features, "train").ids.tolist() == whole and ids.exists() and starts.exists()
+
+
+def test_what_was_written_is_counted(made, caplog):
+    config, corpus, features = made()
+    ids, _ = ids_and_starts(features, LINES, [])
+    with caplog.at_level(logging.INFO):
+        load_tokens(config, corpus, features, "train")
+    assert f"{len(ids)} tokens, 0.00 % unknown" in caplog.text
+
+
+def test_streams_need_two_tokens_each(made):
+    lines = ["a b c d e\n"] * 3
+    assert batches(made(lines, batch_size=9), 1)
+    message = r"^data\.batch_size: 10 streams need at least 20 tokens, and letters has 18; choose fewer$"
+    for ask in (steps_per_pass, lambda *settings: batches(settings, 1)):
+        with pytest.raises(UserError, match=message):
+            ask(*made(lines, batch_size=10))
+
+
+def test_a_text_shorter_than_one_window_is_warned_of(made, caplog):
+    lines = ["a b c d e\n"] * 3
+    for window, said in ((9, False), (10, True)):
+        batches(made(lines, batch_size=2, window=window), 1)
+        assert ("each of the 2 streams has 9 tokens, fewer than one window" in caplog.text) == said
 
 
 def test_windows_of_other_lengths_are_padded_to_the_longest():

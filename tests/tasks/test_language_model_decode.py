@@ -49,7 +49,7 @@ TEXTS = [
 
 @functools.cache
 def features(unit="word"):
-    return Features(Vocabulary.train(SENTENCES * 20, unit, UNITS[unit]), 0)
+    return Features(Vocabulary.train(SENTENCES * 20, unit, UNITS[unit]))
 
 
 @functools.cache

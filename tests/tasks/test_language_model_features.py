@@ -1,7 +1,5 @@
 """Features: a vocabulary of the training split alone that survives being saved; an end of line is a token."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +7,7 @@ import tensorflow as tf
 from shared.config import UserError
 from shared.task import Corpus
 from shared.text import EOS, UNK
-from tasks.language_model.config import DataConfig, LanguageModelConfig, VocabularyConfig
+from tasks.language_model.config import LanguageModelConfig, VocabularyConfig
 from tasks.language_model.features import encoded, fit, load
 
 TEXTS = {
@@ -28,10 +26,8 @@ def corpus_of(texts):
     return Corpus(splits={split: lambda split=split: opened(split) for split in texts}, sizes=sizes, name="pets")
 
 
-def configured(batch_size=2, window=5, **vocabulary):
-    return LanguageModelConfig(
-        data=DataConfig(batch_size=batch_size, window=window), vocabulary=VocabularyConfig(**vocabulary)
-    )
+def configured(**vocabulary):
+    return LanguageModelConfig(vocabulary=VocabularyConfig(**vocabulary))
 
 
 def test_every_line_feed_is_an_end_and_nothing_else_is():
@@ -49,13 +45,12 @@ def test_every_line_feed_is_an_end_and_nothing_else_is():
 
 
 @pytest.mark.parametrize("unit", ["word", "whitespace", "character", "bpe"])
-def test_tokens_of_the_training_split_are_counted_with_their_ends(unit):
+def test_ids_come_out_in_the_order_of_the_text_with_their_ends(unit):
     corpus = corpus_of(TEXTS)
     features = fit(configured(unit=unit, size=40 if unit == "bpe" else 0), corpus)
     ids = [index for row in features.encode(TEXTS["train"]) for index in row]
-    assert features.num_tokens == len(ids) and (unit == "bpe" or UNK not in ids)
-    assert ids.count(EOS) == 15
-    assert unit in ("bpe", "character") or features.num_tokens == TOKENS
+    assert ids.count(EOS) == 15 and (unit == "bpe" or UNK not in ids)
+    assert unit in ("bpe", "character") or len(ids) == TOKENS
     assert np.concatenate([some for some, _, _ in encoded(corpus.splits["train"](), features)]).tolist() == ids
 
 
@@ -75,7 +70,7 @@ def test_a_vocabulary_of_another_run_takes_the_place_of_a_new_one(tmp_path):
     first.save(tmp_path)
     second = fit(configured(file=str(tmp_path / "vocabulary.json")), corpus_of(TEXTS))
     assert second.vocabulary.tokens() == first.vocabulary.tokens()
-    assert second.vocabulary.digest() == first.vocabulary.digest() and second.num_tokens == TOKENS
+    assert second.vocabulary.digest() == first.vocabulary.digest()
     (tmp_path / "vocabulary.json").write_text("{")
     with pytest.raises(UserError, match=r"^[^\n]*vocabulary\.json: cannot be read: [^\n]*$"):
         fit(configured(file=str(tmp_path / "vocabulary.json")), corpus_of(TEXTS))
@@ -85,15 +80,13 @@ def test_what_was_saved_is_loaded(tmp_path):
     features = fit(configured(unit="character"), corpus_of(TEXTS))
     features.save(tmp_path / "features")
     loaded = load(configured(unit="character"), tmp_path / "features")
-    assert loaded.num_tokens == features.num_tokens
     assert loaded.vocabulary.tokens() == features.vocabulary.tokens()
     assert loaded.encode(TEXTS["train"]) == features.encode(TEXTS["train"])
-    assert json.loads((tmp_path / "features" / "statistics.json").read_text()) == {"num_tokens": features.num_tokens}
 
 
-@pytest.mark.parametrize("name", ["vocabulary.json", "statistics.json"])
 @pytest.mark.parametrize("damage", ["missing", "half", "empty"])
-def test_damaged_features_are_one_line(tmp_path, name, damage):
+def test_damaged_features_are_one_line(tmp_path, damage):
+    name = "vocabulary.json"
     fit(configured(), corpus_of(TEXTS)).save(tmp_path)
     if damage == "missing":
         (tmp_path / name).unlink()
@@ -120,19 +113,3 @@ def test_a_corpus_without_text_is_one_line(texts):
 def test_one_word_is_nothing_to_predict(texts, options):
     with pytest.raises(UserError, match=r"^vocabulary: pets has but one word, '(ha|the|a)'[^\n]*$"):
         fit(configured(**options), corpus_of({"train": texts}))
-
-
-def test_streams_need_two_tokens_each():
-    with pytest.raises(
-        UserError, match=rf"^data\.batch_size: 29 streams need at least 58 tokens, and pets has {TOKENS}"
-    ):
-        fit(configured(batch_size=29), corpus_of(TEXTS))
-    assert fit(configured(batch_size=28), corpus_of(TEXTS)).num_tokens == TOKENS
-
-
-def test_a_text_shorter_than_one_window_is_warned_of(caplog):
-    fit(configured(batch_size=2, window=28), corpus_of(TEXTS))
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
-    fit(configured(batch_size=2, window=29), corpus_of(TEXTS))
-    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert "each of the 2 streams has 28 tokens, fewer than one window" in warning.getMessage()
