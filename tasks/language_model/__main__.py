@@ -10,7 +10,7 @@ import sys
 from shared.cli import Program, Verb, main
 from shared.config import UserError, missing_path
 from shared.task import Task
-from tasks.language_model.config import GAP, LanguageModelConfig
+from tasks.language_model.config import GAP, LanguageModelConfig, check_gap
 
 SAMPLING = {f"decoding.{key}": f"--{key.replace('_', '-')}" for key in ("temperature", "top_k", "top_p", "min_p")}
 """Key -> the option that sets it and so asks for `sample`."""
@@ -149,9 +149,9 @@ def _check_fill(arguments: argparse.Namespace, config: LanguageModelConfig) -> N
     if arguments.count < 1:
         raise UserError(f"--count: {arguments.count} is out of range; it must be at least 1")
     for text in arguments.inputs:
-        if text.count(GAP) > 1:
-            raise UserError(f"{text!r}: has {text.count(GAP)} gaps, but needs exactly one {GAP}")
-        if GAP not in text and text != "-" and not os.path.exists(text):
+        if GAP in text:
+            check_gap(text, repr(text))
+        elif text != "-" and not os.path.exists(text):
             raise UserError(f"{text}: no such input file, nor a text with a gap, which is written {GAP}")
 
 

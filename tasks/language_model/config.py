@@ -9,6 +9,12 @@ from shared.config import TrainingConfig, UserError, check_bounds, check_choices
 GAP = "___"  # stands for the missing word in what `fill` reads
 
 
+def check_gap(text: str, name: str) -> None:
+    """Raises UserError, which calls the text by `name`, unless it has exactly one gap."""
+    if text.count(GAP) != 1:
+        raise UserError(f"{name}: has {text.count(GAP)} gaps, but needs exactly one {GAP}")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the text comes from and how it is cut into streams and windows."""

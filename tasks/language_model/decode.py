@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from shared.batching import padded_array, padded_length
-from shared.config import UserError
 from shared.decoding import beam_search, chooser, greedy, sample
 from shared.losses import token_cross_entropy
 from shared.text import BOS, EOS, UNK
@@ -45,7 +44,7 @@ def decode(config, model, features, corpus, split, limit) -> list[dict]:
     scores = {"log_prob": token_log_probs(model, rows, config.decoding.batch_size)}
     if not config.model.bidirectional:
         begins = [bool(example["begins"]) for example in examples]
-        scores |= stream_log_probs(config, model, rows, begins)
+        scores |= stream_log_probs(config, model, rows, begins, scores["log_prob"])
     for name, found in scores.items():
         for result, log_probs in zip(results, found, strict=True):
             result[name] = float(np.sum(log_probs))
@@ -100,8 +99,12 @@ def score_texts(config, model, features, texts: Sequence[str]) -> list[dict]:
 # ------------------------------------------------------------------------------------------------------- probabilities
 
 
-def stream_log_probs(config, model, rows, begins) -> dict[str, list[np.ndarray]]:
+def stream_log_probs(config, model, rows, begins, alone=None) -> dict[str, list[np.ndarray]]:
     """Log probabilities of each row's tokens given all rows before it, back to where a document begins.
+
+    Args:
+        begins: whether a document begins with each row.
+        alone: the log probabilities of each row on its own, where they are known: if every row is a document, those.
 
     Returns:
         "stream_log_prob" -> one array a row; with `decoding.cache_size` also "cache_log_prob", and with
@@ -114,7 +117,8 @@ def stream_log_probs(config, model, rows, begins) -> dict[str, list[np.ndarray]]
     streams = [ids[a:b] for a, b in pairwise(cuts)]
     firsts = [ids[a - 1] if a else EOS for a in cuts[:-1]]
     size = decoding.batch_size
-    found = {"stream_log_prob": token_log_probs(model, streams, size, firsts)}
+    known = alone if all(begins) and decoding.streams == 1 else None
+    found = {"stream_log_prob": known or token_log_probs(model, streams, size, firsts)}
     if decoding.cache_size:
         settings = decoding.cache_size, decoding.cache_flatness, decoding.cache_weight
         found["cache_log_prob"] = token_log_probs(model, streams, size, firsts, settings)
@@ -353,12 +357,13 @@ def _written(features, prompt, ids, found, row) -> dict:
 def fill(config, model, features, lines: Sequence[str], count: int) -> list[list[tuple[str, float]]]:
     """The `count` most probable words for the gap, "___", in each line, with their probabilities.
 
-    A gap is filled by one token. Raises UserError for a line without a gap or with several, and for a model that reads
-    from the left alone.
+    A gap is filled by one token.
+
+    Args:
+        model: a bidirectional one.
+        lines: each with exactly one gap.
     """
-    if model.backward is None:
-        raise UserError("fill: this run reads from the left alone; train one with model.bidirectional=true")
-    gaps = [_with_gap(features, number, line) for number, line in enumerate(lines, 1)]
+    gaps = [_with_gap(features, line) for line in lines]
     rows, places = [row for row, _ in gaps], [place for _, place in gaps]
     names, results = features.vocabulary.tokens(), []
     for start in range(0, len(rows), config.decoding.batch_size):
@@ -374,10 +379,8 @@ def fill(config, model, features, lines: Sequence[str], count: int) -> list[list
     return results
 
 
-def _with_gap(features, number, line) -> tuple[list[int], int]:
+def _with_gap(features, line) -> tuple[list[int], int]:
     """The ids of a line, its end included, with an unknown token in place of the gap, and where that is."""
-    if line.count(GAP) != 1:
-        raise UserError(f"line {number}: needs one gap {GAP}, and has {line.count(GAP)}")
     pieces = features.vocabulary.pieces(line.replace(GAP, PLACEHOLDER))
     place = next(i for i, (index, _, surface) in enumerate(pieces) if index == UNK and PLACEHOLDER in surface)
     ids = [index for index, _, _ in pieces]

@@ -16,7 +16,7 @@ from shared.lines import read_lines
 from shared.pictures import rendered
 from shared.task import Task
 from shared.text import UNK
-from tasks.language_model.config import GAP
+from tasks.language_model.config import GAP, check_gap
 from tasks.language_model.corpus import prepare
 from tasks.language_model.data import steps_per_pass, training_batches
 from tasks.language_model.decode import decode, fill, generate, output_line, perplexity, score_texts, stream
@@ -174,9 +174,7 @@ def texts_with_gaps(inputs: Iterable[str]) -> Iterator[str]:
             yield name
             continue
         for number, line in enumerate(read_lines([name]), 1):
-            if line.count(GAP) != 1:
-                where = f"{'stdin' if name == '-' else name}: line {number}"
-                raise UserError(f"{where}: has {line.count(GAP)} gaps, but needs exactly one {GAP}")
+            check_gap(line, f"{'stdin' if name == '-' else name}: line {number}")
             yield line
 
 

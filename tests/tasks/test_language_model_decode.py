@@ -3,13 +3,14 @@
 import functools
 import itertools
 import math
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from shared.config import TrainingConfig, UserError
+from shared.config import TrainingConfig
 from shared.task import Corpus
 from shared.text import BOS, EOS, PAD, UNK, Vocabulary
 from tasks.language_model import decode as module
@@ -370,6 +371,15 @@ def test_decoding_a_split_says_everything_of_each_text():
     assert len({tuple(values) for values in apart.values()}) == 3
 
 
+def test_texts_that_are_documents_are_read_once(monkeypatch):
+    counted = mock.Mock(wraps=token_log_probs)
+    monkeypatch.setattr(module, "token_log_probs", counted)
+    for begins, streams, times in ((True, 1, 1), (False, 1, 2), (True, 2, 2)):
+        counted.reset_mock()
+        decode(configured(streams=streams), language_model(), features(), corpus(begins), "test", 0)
+        assert counted.call_count == times
+
+
 def test_only_the_first_texts_are_decoded_where_asked():
     whole = decode(configured(), language_model(), features(), corpus(), "test", 0)
     found = decode(configured(), language_model(), features(), corpus(), "test", 3)
@@ -557,14 +567,3 @@ def test_shares_are_of_all_words_there_are(unit):
     assert len(found) == len(features(unit).vocabulary) - 4
     assert not any(word.startswith("<") or word == "" for word, _ in found)
     assert len(filled(unit, ["the ___ star"], count=2)[0]) == 2
-
-
-@pytest.mark.parametrize(("line", "number"), [("the star", 0), ("a ___ and a ___", 2), ("", 0), ("a __ star", 0)])
-def test_a_line_without_one_gap_is_named(line, number):
-    with pytest.raises(UserError, match=rf"^line 2: [^\n]*has {number}$"):
-        filled("word", ["the ___", line])
-
-
-def test_a_model_of_one_side_says_what_it_lacks():
-    with pytest.raises(UserError, match=r"model\.bidirectional=true"):
-        fill(configured(), language_model(), features(), ["the ___ star"], 5)
