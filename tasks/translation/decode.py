@@ -45,22 +45,24 @@ def translate(config, model, features, sources: Sequence[str], attention=False) 
     """Translations of sentences, in their order.
 
     Returns:
-        For each sentence the best hypothesis' output, score (what the search ranks by) and log_prob (nats), and n_best,
-        the same of all hypotheses, best first. An empty sentence has an empty output and no hypotheses. With
-        `attention` also the best one's "attention", (output tokens with eos, source tokens with eos), and "pieces" of
-        both sides.
+        For each sentence the best hypothesis' output, score (what the search ranks by) and log_prob (nats), n_best,
+        the same of all hypotheses, best first, and source_tokens, of which the first `data.max_length` were read. An
+        empty sentence has an empty output and no hypotheses. With `attention` also the best one's "attention", (output
+        tokens with eos, source tokens with eos), and "pieces" of both sides.
     """
     decoding = config.decoding
     language_model = None
     if decoding.language_model:
         language_model = restore_language_model(decoding.language_model, features.target.digest()).model
-    rows = [row[: config.data.max_length] for row in features.source.encode(sources)]
-    results = [{"output": "", "score": 0.0, "log_prob": 0.0, "n_best": []} for _ in sources]
+    whole = features.source.encode(sources)
+    rows = [row[: config.data.max_length] for row in whole]
+    nothing = {"output": "", "score": 0.0, "log_prob": 0.0, "n_best": []}
+    results = [{**nothing, "source_tokens": len(row)} for row in whole]
     for number, batch in enumerate(length_sorted(rows, decoding.batch_size)):
         sources_read = padded_array([rows[i] for i in batch], last=[EOS])
         found = _search(model, decoding, language_model)(sources_read, decoding.seed + number).numpy()
         for row, i in enumerate(batch):
-            results[i] = _result(features, decoding, sources[i], found, row, len(rows[i]), attention)
+            results[i] |= _result(features, decoding, sources[i], found, row, len(rows[i]), attention)
     return results
 
 

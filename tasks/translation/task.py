@@ -58,11 +58,11 @@ def predict(context, arguments) -> None:
     drawn = None
     while some := list(islice(lines, context.config.decoding.batch_size * BATCHES_TOGETHER)):
         sources = [line for _, line in some]
-        warn_of_long_lines(context, some)
         translations = translate(
             context.config, context.model, context.features, sources, attention=bool(arguments.attention)
         )
         for (number, source), translation in zip(some, translations, strict=True):
+            warn_of_long_line(context.config.data.max_length, number, translation["source_tokens"])
             sys.stdout.writelines(f"{line}\n" for line in output_lines(number, source, translation, arguments))
         sys.stdout.flush()
         drawn = drawn or next((translation for translation in translations if "attention" in translation), None)
@@ -83,15 +83,12 @@ def output_lines(number: int, source: str, translation: dict, arguments) -> list
     ]
 
 
-def warn_of_long_lines(context, lines) -> None:
-    """Names the lines of which only the beginning is translated: the model never saw sentences as long as they."""
-    longest = context.config.data.max_length
-    rows = context.features.source.encode([line for _, line in lines])
-    for (number, _), row in zip(lines, rows, strict=True):
-        if len(row) > longest:
-            log.warning(
-                "line %d has %d tokens: only the first %d (data.max_length) are translated", number, len(row), longest
-            )
+def warn_of_long_line(longest: int, number: int, tokens: int) -> None:
+    """Names a line of which only the beginning was translated: the model never saw sentences as long as it."""
+    if tokens > longest:
+        log.warning(
+            "line %d has %d tokens: only the first %d (data.max_length) are translated", number, tokens, longest
+        )
 
 
 def score_verb(context, arguments) -> None:

@@ -126,7 +126,7 @@ def test_a_translation_does_not_depend_on_its_batch(config):
 
 @methods
 def test_an_empty_sentence_has_an_empty_translation(config):
-    nothing = {"output": "", "score": 0.0, "log_prob": 0.0, "n_best": []}
+    nothing = {"output": "", "score": 0.0, "log_prob": 0.0, "n_best": [], "source_tokens": 0}
     assert translate(config, translator(), features(), ["", "  "]) == [nothing] * 2
     assert translate(config, translator(), features(), []) == []
     assert [found == nothing for found in translated()] == [not sentence.strip() for sentence in SENTENCES]
@@ -214,6 +214,7 @@ def test_only_the_beginning_of_a_long_sentence_is_translated():
     found = translate(config, MIRROR, features(), ["w1 w2 w3 w4 w5 w6", "w1 w2 w3 w4"], attention=True)
     assert [one["output"] for one in found] == ["w4 w3 w2 w1"] * 2
     assert [one["attention"].shape for one in found] == [(5, 5)] * 2
+    assert [one["source_tokens"] for one in found] == [6, 4]
 
 
 def test_no_output_is_longer_than_allowed():
