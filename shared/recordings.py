@@ -22,10 +22,27 @@ STREAMED = 0x7FFF0000  # bytes; programs that write to a pipe put such a size or
 UNKNOWN = 1 << 62  # samples; libsndfile's for a FLAC that was written to a pipe is greater
 CUT_OFF = re.compile(r"(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)")  # libsndfile's words
 
+SOUND = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".sph")  # endings, in lower case, of what is read in folders
+
 Segments = list[tuple[str, float, float]]
 
 
 # --------------------------------------------------------------------------------------------------------------- sound
+
+
+def sound_files(names: Iterable[str]) -> Iterator[str]:
+    """The names of files, and in the place of each folder those of the sound files in it and in its folders, in order.
+
+    UserError for a folder without any.
+    """
+    for name in names:
+        if not Path(name).is_dir():
+            yield name
+            continue
+        found = sorted(str(path) for path in Path(name).rglob("*") if path.suffix.lower() in SOUND and path.is_file())
+        if not found:
+            raise UserError(f"{name}: no sound file in it or in its folders; {', '.join(SOUND)} are looked for")
+        yield from found
 
 
 def sound_blocks(path: str | Path, seconds: float) -> tuple[int, Iterator[np.ndarray]]:

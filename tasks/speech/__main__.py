@@ -27,7 +27,7 @@ def output_arguments(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
-    """Input is sound: the files named as INPUT, else those that --input lists."""
+    """Input is sound: the files and folders named as INPUT, else those that --input lists."""
     parser.add_argument("--input", default="-", metavar="FILE", help="list of sound files, one per line; -: stdin")
     output_arguments(parser, "text")
     parser.add_argument("--lm", dest="decoding.language_model", metavar="RUN", help="language model for CTC's beam")

@@ -179,6 +179,11 @@ class SpeechConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
+    @property
+    def writes_characters(self) -> bool:
+        """Whether what is decoded are characters, not phones."""
+        return self.model.labels == "characters" and (self.decoding.head or self.model.head) == "ctc"
+
     def check(self) -> None:
         """Raises UserError for options of one section that another one cannot serve."""
         if self.decoding.head and self.model.head not in (self.decoding.head, "both"):

@@ -14,6 +14,7 @@ import soxr
 import tensorflow as tf
 
 from shared.batching import length_sorted_batches, padded_length, passes
+from shared.config import UserError
 from shared.text import UNK
 from tasks.speech.config import FeaturesConfig
 from tasks.speech.features import frame_time, kept_frames, left_out, num_columns, num_steps, step_seconds, thin
@@ -202,7 +203,10 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
     steps), "labels": (batch, labels)}, targets (batch, steps) of zeros, since the model
     computes its own losses, and weights (batch, steps) float32, 1 on steps and 0 on padding). Ids and lengths are
     int32; all is padded on the right with 0.
+
+    Raises UserError for a validation split by which no round could be told from another.
     """
+    _check_validation(config, corpus, features)
     rows, kept = _trained_on(config, corpus, features)
     lengths, columns = tf.constant(rows.num_steps), num_columns(config.features) * config.features.stack
     examples = tf.data.Dataset.from_tensor_slices({"row": tf.RaggedTensor.from_row_lengths(kept, np.ones_like(kept))})
@@ -248,6 +252,16 @@ def padded(rows: list[np.ndarray], dtype) -> tuple[np.ndarray, np.ndarray]:
     for place, row in zip(array, rows, strict=True):
         place[: len(row)] = row
     return array, lengths
+
+
+def _check_validation(config, corpus, features) -> None:
+    rows = utterances(config, corpus, features, "valid", config.decoding.noise)
+    kind, said = ("text", rows.texts) if config.writes_characters else ("phones", rows.phone_strings)
+    if not any(map(str.strip, said)):
+        raise UserError(
+            f"data.valid: of {len(rows)} utterances to be scored none has {kind}, so no round can be told from "
+            "another; name utterances of which it is known what they say"
+        )
 
 
 def _trained_on(config, corpus, features) -> tuple[Utterances, np.ndarray]:

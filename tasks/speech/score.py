@@ -32,7 +32,7 @@ def score(predictions: list[dict], config: SpeechConfig) -> dict[str, float | st
     scores = {}
     if frames := sum(prediction.get("frames", 0) for prediction in predictions):
         scores["frame_accuracy"] = 100 * sum(prediction.get("correct", 0) for prediction in predictions) / frames
-    if writes_characters(config):
+    if config.writes_characters:
         pairs = [(prediction["text"], prediction["output"]) for prediction in predictions if prediction["text"].strip()]
         if pairs:
             said, heard = map(list, zip(*pairs, strict=True))
@@ -50,17 +50,12 @@ def score(predictions: list[dict], config: SpeechConfig) -> dict[str, float | st
     if pairs:
         scores["sentence_error_rate"] = 100 * sum(said != heard for said, heard in pairs) / len(pairs)
     timed = [prediction for prediction in predictions if "reference" in prediction]
-    if timed and not writes_characters(config):
+    if timed and not config.writes_characters:
         scores |= boundary_scores([(boundaries(p["reference"]), boundaries(p["segments"])) for p in timed])
     aligned = [zip(boundaries(p["reference"]), boundaries(p["aligned"]), strict=True) for p in timed if "aligned" in p]
     if near := [abs(true - found) <= TOLERANCE + 1e-9 for pairs in aligned for true, found in pairs]:
         scores["aligned_within_20_ms"] = 100 * sum(near) / len(near)
     return scores
-
-
-def writes_characters(config: SpeechConfig) -> bool:
-    """Whether what is decoded are characters, not phones."""
-    return config.model.labels == "characters" and (config.decoding.head or config.model.head) == "ctc"
 
 
 def read_folding(name: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from shared import evaluate
 from shared.config import UserError, load_config
 from shared.lines import read_lines
 from shared.pictures import rendered
-from shared.recordings import decode_sound, sound_blocks
+from shared.recordings import decode_sound, sound_blocks, sound_files
 from shared.run import Run, write_atomically, write_picture
 from shared.task import Task
 from tasks.speech.config import SpeechConfig
@@ -22,19 +22,20 @@ from tasks.speech.data import steps_per_pass, training_batches, utterances
 from tasks.speech.decode import align, decode, head_of, log_posteriors, names_of, recognise, vocabulary_of
 from tasks.speech.features import Stream, fit, frame_time, load, num_columns, thin
 from tasks.speech.model import Recogniser, StepLoss
-from tasks.speech.score import score, writes_characters
+from tasks.speech.score import score
 
 logger = logging.getLogger(__name__)
 
 BLOCK_SECONDS = 30.0  # of a recording that are in memory at once
 SUFFIXES = {"text": ".txt", "json": ".json", "ctm": ".ctm", "textgrid": ".TextGrid"}
+ARRAYS = ("labels", "first", "step", "file")  # names that no recording can have beside those in `write_posteriors`
 PICTURE_SECONDS = 10.0  # of a recording, from its beginning
 PICTURE_PHONES = 25  # the most probable ones
 
 
 def monitor(config) -> str:
     """The error rate of what is decoded."""
-    return "character_error_rate" if writes_characters(config) else "phone_error_rate"
+    return "character_error_rate" if config.writes_characters else "phone_error_rate"
 
 
 def build_model(config, features) -> Recogniser:
@@ -102,8 +103,10 @@ def embeddings(model, features) -> dict:
 
 def predict(context, arguments) -> None:
     """Writes what is said in each sound file, in their order; what comes before one that is none is written, too."""
-    files = arguments.inputs or [line for line in read_lines([arguments.input]) if line.strip()]
+    files = [*sound_files(arguments.inputs or (line for line in read_lines([arguments.input]) if line.strip()))]
     check_outputs(arguments, files)
+    if arguments.posteriors and (taken := next((name for name in files if name in ARRAYS), "")):
+        raise UserError(f"--posteriors: {taken!r} is what something else in that file is called; write ./{taken}")
     posteriors = {}
     found = recognise(context.config, context.model, context.features, (hear(context, name) for name in files))
     try:

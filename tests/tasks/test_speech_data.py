@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from shared.batching import padded_length
-from shared.config import TrainingConfig
+from shared.config import TrainingConfig, UserError
 from shared.recordings import decode_sound, encode_sound
 from shared.task import Corpus
 from shared.text import UNK
@@ -73,6 +73,7 @@ def made(tmp_path):
             data=DataConfig(**options), features=features, augment=AugmentConfig(**(augment or {})),
             model=ModelConfig(head=head, labels=labels), training=TrainingConfig(seed=seed),
         )  # fmt: skip
+        corpus = dataclasses.replace(corpus, splits={"valid": corpus.splits["train"], **corpus.splits})
         return config, corpus, fit(config, corpus)
 
     return make
@@ -370,6 +371,15 @@ def test_what_cannot_be_trained_on_is_left_out(made):
         assert settings[2].num_utterances == len(kept) == 6 and steps_per_pass(*settings) == 2
         lengths = np.concatenate([inputs["lengths"] for inputs, _, _ in stream(settings, 2)])
         assert sorted(lengths) == sorted(some.num_steps[i] for i in range(9) if some.names[i] in kept or i < 4)
+
+
+def test_a_validation_split_that_nothing_is_known_of_is_refused(made):
+    mute = corpus_of("mute", train=TRAIN, valid=[said("", 0.3, "s1", text="a b", timed=False)])
+    message = r"^data\.valid: of 1 utterances to be scored none has phones[^\n]*$"
+    for corpus, options in ((mute, {}), (CORPUS, {"unscored": ["*"]})):
+        with pytest.raises(UserError, match=message.replace("1", "0") if options else message):
+            stream(made(corpus, **options), 1)
+    assert stream(made(mute, head="ctc", labels="characters"), 1)
 
 
 def test_rows_side_by_side_are_padded_on_the_right(made):

@@ -332,11 +332,7 @@ def without_samples(path):
     soundfile.write(path, np.zeros(0), 16000)
 
 
-def folder(path):
-    path.mkdir()
-
-
-@pytest.mark.parametrize("spoil", [missing, empty, text, cut_off, without_samples, folder])
+@pytest.mark.parametrize("spoil", [missing, empty, text, cut_off, without_samples])
 def test_what_is_no_sound_is_named_and_nothing_before_it_is_lost(ask, answer, sounds, tmp_path, spoil):
     path, file = tmp_path / "bad.wav", tmp_path / "posteriors.npz"
     spoil(path)
@@ -347,6 +343,20 @@ def test_what_is_no_sound_is_named_and_nothing_before_it_is_lost(ask, answer, so
         assert {str(sounds[0]), str(sounds[1])} < set(found) and str(sounds[2]) not in found
     done = answer("align", "--format", "text", lines=[f"{sounds[0]}\tsil", f"{path}\tsil"])
     assert (done.code, done.out) == (2, "sil\n") and done.err.startswith(f"error: {path}: ")
+
+
+def test_a_folder_stands_for_the_sound_in_it(ask, answer, sounds, tmp_path):
+    (tmp_path / "calls/b").mkdir(parents=True)
+    for sound, name in zip(sounds, ("c.FLAC", "b/a.flac", "a.flac"), strict=False):
+        (tmp_path / "calls" / name).write_bytes(sound.read_bytes())
+    (tmp_path / "calls/notes.txt").touch()
+    said = ask("predict", sounds[3], sounds[2], sounds[1], sounds[0])
+    assert (
+        ask("predict", sounds[3], tmp_path / "calls") == ask("predict", lines=[sounds[3], tmp_path / "calls"]) == said
+    )
+    (tmp_path / "none").mkdir()
+    done = answer("predict", tmp_path / "none")
+    assert done.code == 2 and done.one_error().startswith(f"error: {tmp_path / 'none'}: no sound file in it")
 
 
 # ------------------------------------------------------------------------------------------ pictures and probabilities
@@ -363,6 +373,19 @@ def test_the_first_recording_is_drawn(ask, both, sounds, tmp_path):
     assert np.array_equal(np.asarray(Image.open(picture)), first)
     ask("predict", *LETTERS, sounds[1], "--plot", picture, run=both)
     assert not np.array_equal(np.asarray(Image.open(picture)), first)
+
+
+@pytest.mark.parametrize("name", ["labels", "first", "step", "file"])
+def test_a_recording_with_the_name_of_another_array_is_written_otherwise(
+    ask, answer, sounds, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(sounds[0].read_bytes())
+    done = answer("predict", name, "--posteriors", "all.npz")
+    assert done.code == 2 and f"'{name}'" in done.one_error() and f"./{name}" in done.err
+    ask("predict", f"./{name}", "--posteriors", "all.npz")
+    with np.load("all.npz") as found:
+        assert sorted(found) == sorted([f"./{name}", "labels", "first", "step"])
 
 
 @pytest.mark.parametrize("words", [BEST, LETTERS])
