@@ -46,7 +46,7 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
 
     @functools.lru_cache(maxsize=1)
     def windows_of(number):
-        return layout(tokens, config.data, np.random.default_rng([config.training.seed, number]))
+        return layout(tokens, config.data, [config.training.seed, number])
 
     def batch(step):
         number, place = divmod(int(step), steps)
@@ -72,14 +72,15 @@ def steps_per_pass(config, corpus, features) -> int:
             f"data.batch_size: {streams} streams need at least {2 * streams} tokens, and {corpus.name} has "
             f"{len(tokens.ids)}; choose fewer"
         )
-    return max(map(len, layout(tokens, config.data, np.random.default_rng(0))))
+    return max(map(len, layout(tokens, config.data, 0)))
 
 
-def layout(tokens, data, rng) -> list[np.ndarray]:
+def layout(tokens, data, seed) -> list[np.ndarray]:
     """Stream -> its windows in the order in which they are read: rows (start, end, whether the state starts anew).
 
-    No window reaches over the start of a document. With `data.random_windows` their lengths are drawn from `rng`, but
-    their number is always the same.
+    No window reaches over the start of a document. With `data.random_windows` their lengths are drawn by `seed`, but
+    their number is always the same; every stream draws the same ones, so that those side by side are equally long but
+    for what documents change.
     """
     size = len(tokens.ids)
     length = -(-size // data.batch_size)
@@ -88,7 +89,8 @@ def layout(tokens, data, rng) -> list[np.ndarray]:
         first, last = min(first, size), min(first + length, size)
         inside = tokens.starts[(tokens.starts > first) & (tokens.starts < last)]
         edges = np.array([first, *inside, last] if first < last else [], np.int64)
-        streams.append(_windows(edges[:-1], edges[1:], data.window, rng if data.random_windows else None))
+        rng = np.random.default_rng(seed) if data.random_windows else None
+        streams.append(_windows(edges[:-1], edges[1:], data.window, rng))
     return streams
 
 

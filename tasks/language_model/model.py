@@ -208,9 +208,9 @@ class WindowLoss(keras.losses.Loss):
     """The mean of the cross-entropies y_pred (streams, time) that the model computes itself, over real tokens.
 
     Args:
-        window: with windows of random lengths their usual one, else None. The mean of a window is then multiplied by
-            its share in the usual length: half a window moves the weights half as far (Merity et al. 2018, section 4.1,
-            scale the learning rate to that end).
+        window: with windows of random lengths their usual one, else None. The mean is then multiplied by what the
+            windows of the batch hold in the mean of the usual length: half a window moves the weights half as far
+            (Merity et al. 2018, section 4.1, scale the learning rate to that end, and so behind the clipping).
     """
 
     def __init__(self, window=None, name="cross_entropy"):
@@ -219,7 +219,10 @@ class WindowLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         """Losses (streams, time) to be averaged."""
-        return y_pred * (ops.cast(ops.shape(y_pred)[1], "float32") / self.window) if self.window else y_pred
+        if not self.window:
+            return y_pred
+        lengths = ops.sum(ops.cast(ops.not_equal(y_true, 0), "float32"), axis=1)
+        return y_pred * (ops.mean(lengths) / self.window)
 
 
 def loss(config):

@@ -108,10 +108,10 @@ def test_batches_are_what_the_model_reads(made, documents, random_windows):
 def test_random_windows_are_always_as_many_and_leave_nothing_out(made, documents, window, streams):
     config, corpus, features = made(documents=documents, window=window, batch_size=streams, random_windows=True)
     tokens, starts = load_tokens(config, corpus, features, "train"), set()
-    fixed = layout(tokens, dataclasses.replace(config.data, random_windows=False), None)
+    fixed = layout(tokens, dataclasses.replace(config.data, random_windows=False), 0)
     starts |= set(tokens.starts.tolist())
     for seed in range(20):
-        drawn = layout(tokens, config.data, np.random.default_rng(seed))
+        drawn = layout(tokens, config.data, seed)
         assert list(map(len, drawn)) == list(map(len, fixed))
         assert max(map(len, drawn)) == steps_per_pass(config, corpus, features)
         for mine, plain in zip(drawn, fixed, strict=True):
@@ -125,7 +125,7 @@ def test_random_windows_are_always_as_many_and_leave_nothing_out(made, documents
 
 def test_random_windows_have_lengths_around_their_mean_now_and_then_half_as_long():
     tokens = data.Tokens(np.zeros(400_000, np.int32), np.zeros(0, np.int64))
-    (windows,) = layout(tokens, DataConfig(batch_size=1, window=50, random_windows=True), np.random.default_rng(1))
+    (windows,) = layout(tokens, DataConfig(batch_size=1, window=50, random_windows=True), 1)
     lengths = windows[:, 1] - windows[:, 0]
     assert len(windows) == 8000 and lengths.mean() == pytest.approx(50)
     halves = lengths < 38
@@ -136,6 +136,13 @@ def test_random_windows_have_lengths_around_their_mean_now_and_then_half_as_long
     assert lengths[~halves].mean() == pytest.approx(50 * stretch, abs=0.5)
     assert lengths[~halves].std() == pytest.approx(5 * stretch, abs=0.3)
     assert lengths.min() >= data.SHORTEST_WINDOW
+
+
+def test_random_windows_side_by_side_are_equally_long():
+    tokens = data.Tokens(np.zeros(40_000, np.int32), np.zeros(0, np.int64))
+    streams = layout(tokens, DataConfig(batch_size=4, window=50, random_windows=True), 1)
+    lengths = np.array([windows[:, 1] - windows[:, 0] for windows in streams])
+    assert np.all(lengths == lengths[0]) and len(set(lengths[0])) > 10
 
 
 def test_every_pass_and_every_seed_draws_its_own_windows(made):

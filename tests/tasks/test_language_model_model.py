@@ -529,7 +529,7 @@ def test_the_loss_is_the_mean_over_real_tokens():
     np.testing.assert_allclose(loss(LanguageModelConfig())(weights, values, sample_weight=weights), expected, rtol=1e-6)
     config = LanguageModelConfig(data=DataConfig(window=4, random_windows=True))
     scaled = loss(config)(weights, values, sample_weight=weights)
-    np.testing.assert_allclose(scaled, expected * 6 / 4, rtol=1e-6)
+    np.testing.assert_allclose(scaled, expected * (8 / 3) / 4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("random_windows", [False, True])
