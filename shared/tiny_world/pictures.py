@@ -1,0 +1,255 @@
+"""The corpus of pictures: scenes flow in; shards of pictures, with captions and the boxes of the objects, flow out.
+
+`judge` says whether any caption is true of what is seen in a picture.
+"""
+
+import dataclasses
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from . import english, german
+from .grammar import SPLITS, Grammar, Scene, split_of, words
+from .layout import FINE, MAX_OBJECTS, SIZE, Box, Item, holds, lay_out
+from .text import TextConfig
+
+# Weights before scenes of more than `MAX_OBJECTS` or without a layout are left out; 0.2, 0.5 and 0.3 are left of these.
+GRAMMAR = Grammar({"existence": 0.2, "statement": 1.0, "chain": 3.5})
+CONVERSES = {
+    **{"above": "below", "below": "above", "left of": "right of", "right of": "left of"},
+    "touches": "touches",
+}
+CAPTIONS = {"existence": ("existence",), "statement": ("statement",), "chain": ("chain", "relative")}
+
+COLOURS = {
+    **{"red": (214, 40, 40), "blue": (40, 84, 214), "green": (36, 148, 62), "yellow": (246, 208, 34)},
+    **{"black": (26, 26, 30), "white": (252, 252, 252), "grey": (122, 124, 128), "brown": (124, 72, 32)},
+}
+
+# ------------------------------------------------------------------------------------------------------------- drawing
+
+
+def pictures(split: str, seed: int) -> Iterator[tuple[Scene, list[list[Box]], Image.Image]]:
+    """An endless stream of scenes of one split, the boxes of their objects in shares of the picture, and pictures."""
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    while True:
+        scene = GRAMMAR.sample(rng)
+        if is_drawable(scene) and split_of(min(same_scenes(scene), key=repr)) == split:
+            layout = lay_out(scene, rng)
+            if layout is not None:
+                boxes = [[item.share for item in items] for items in layout]
+                yield scene, boxes, paint(scene, layout, background(rng), rng)
+
+
+def is_drawable(scene: Scene) -> bool:
+    """Whether a scene has few enough objects, and no two groups that only number and size tell apart."""
+    looks = {(group.colour, group.shape) for group in scene.groups}
+    return sum(group.number for group in scene.groups) <= MAX_OBJECTS and len(looks) == len(scene.groups)
+
+
+def background(rng: np.random.Generator) -> Image.Image:
+    """Soft clouds of two pale tints, `SIZE` times `FINE` square: darker than white, paler than all other colours."""
+    tints = np.stack([_tint(rng), _tint(rng)])
+    cells = rng.integers(2, 6, size=2)
+    blend = rng.random((*cells, 1))
+    levels = blend * tints[0] + (1 - blend) * tints[1]
+    ground = Image.fromarray(levels.round().astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return ground.resize((SIZE * FINE, SIZE * FINE), Image.Resampling.NEAREST)
+
+
+def _tint(rng: np.random.Generator) -> np.ndarray:
+    """float (3,), some hue with little of it."""
+    hue, saturation, value = rng.uniform((0, 0.1, 180), (6, 0.28, 214))
+    return value * (1 - saturation * np.clip(2 - np.abs((hue - np.array([0, 2, 4]) + 3) % 6 - 3), 0, 1))
+
+
+def paint(scene: Scene, layout: Sequence[Sequence[Item]], canvas: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Draws the objects on a canvas of fine pixels, the first group before all others, and makes a picture of it."""
+    for group, items in reversed(list(zip(scene.groups, layout, strict=True))):
+        for item in items:
+            colour = np.clip(COLOURS[group.colour] + rng.uniform(-12, 12, 3), 0, 255)
+            outline = 90 - colour / 4 if group.colour == "black" else colour * 0.6
+            for tone, mask in ((outline, item.silhouette.mask), (colour, item.silhouette.fill)):
+                canvas.paste(tuple(tone.round().astype(int).tolist()), tuple(item.place), Image.fromarray(mask))
+    return canvas.reduce(FINE)
+
+
+# ------------------------------------------------------------------------------------------------------------ captions
+
+
+def same_scenes(scene: Scene) -> list[Scene]:
+    """All scenes that look the same: the groups told in another order, by the converse relation."""
+    if scene.telling == "statement" and scene.relations[0] in CONVERSES:
+        return [scene, Scene(scene.groups[::-1], (CONVERSES[scene.relations[0]],), scene.telling)]
+    if scene.telling == "chain":
+        first, second, third = scene.groups
+        return [scene, Scene((first, third, second), scene.relations[::-1], scene.telling)]
+    return [scene]
+
+
+def captions(scene: Scene, language: ModuleType) -> list[str]:
+    """All statements of the module `english` or `german` that tell a scene of `GRAMMAR`."""
+    return [
+        language.tell(dataclasses.replace(same, telling=telling))
+        for telling in CAPTIONS[scene.telling]
+        for same in same_scenes(scene)
+    ]
+
+
+def described(scene: Scene, boxes: Sequence[Sequence[Box]]) -> list[dict]:
+    """What is to be seen, as `judge` takes it: a group of equal objects each, and what lies before others first."""
+    return [
+        {**dataclasses.asdict(group), "boxes": [[round(edge, 4) for edge in box] for box in each]}
+        for group, each in zip(scene.groups, boxes, strict=True)
+    ]
+
+
+class Verdict(NamedTuple):
+    """What is to be said of a caption."""
+
+    true: bool  # it names all that is there and nothing else, and every relation that it states holds
+    sizes: bool  # it is true, and the sizes that it names are right
+    nouns: list[tuple[int, list[list[float]]]]  # positions among `words`; boxes of all of this shape and colour
+
+
+def judge(caption: str, language: ModuleType, scene: Sequence[dict]) -> Verdict:
+    """Compares a caption with what is to be seen.
+
+    Args:
+        caption: any text. What is no statement of the language is not true.
+        language: the module `english` or `german`.
+        scene: for each group of equal objects {"number", "size", "colour", "shape", "boxes"}, as `described` returns.
+    """
+    try:
+        told = language.parse(caption)
+    except ValueError:
+        return Verdict(False, False, [])
+    readings = []
+    if told.telling != "question" and len(told.groups) == len(scene):
+        readings = [order for order in itertools.permutations(range(len(scene))) if _reads(told, scene, order)]
+    return Verdict(
+        bool(readings),
+        any(
+            all(group.size == scene[index]["size"] for group, index in zip(told.groups, order, strict=True))
+            for order in readings
+        ),
+        _nouns(caption, told, language, scene),
+    )
+
+
+def _reads(told: Scene, scene: Sequence[dict], order: Sequence[int]) -> bool:
+    """Whether a scene is truly told, sizes apart, if its groups are mentioned in this order."""
+    seen = [scene[index] for index in order]
+    named = all(
+        (group.number, group.colour, group.shape) == (each["number"], each["colour"], each["shape"])
+        for group, each in zip(told.groups, seen, strict=True)
+    )
+    return named and all(
+        holds(relation, seen[0]["boxes"], other["boxes"]) and (relation != "covers" or order[0] < index)
+        for relation, other, index in zip(told.relations, seen[1:], order[1:], strict=True)
+    )
+
+
+def _nouns(
+    caption: str, told: Scene, language: ModuleType, scene: Sequence[dict]
+) -> list[tuple[int, list[list[float]]]]:
+    nouns = {noun for forms in language.NOUNS.values() for noun in forms}
+    positions = [position for position, word in enumerate(words(caption)) if word in nouns]
+    mentioned = told.groups[::-1] if told.telling == "fronted" else told.groups
+    return [
+        (
+            position,
+            [
+                box
+                for each in scene
+                if (each["colour"], each["shape"]) == (group.colour, group.shape)
+                for box in each["boxes"]
+            ],
+        )
+        for position, group in zip(positions, mentioned, strict=True)
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------------- corpus
+
+
+@dataclasses.dataclass
+class PicturesConfig(TextConfig):
+    """Number of pictures of each split, and the seed that draws them."""
+
+    train: int = 4000
+    valid: int = 500
+    test: int = 500
+
+
+class TinyWorldPictures(tfds.core.GeneratorBasedBuilder):
+    """Scenes drawn, and told in English and in German; no two of "train", "valid" and "test" have one in common.
+
+    An example is {"id": int64 (position in its split), "name": string, "picture": string (PNG, RGB, `SIZE` pixels
+    square), "english" and "german": string (captions,), "scene": string (JSON of what `described` returns)}. The
+    captions are all that tell the scene. A larger split begins with the examples of a smaller one of the same seed.
+    Needs a `PicturesConfig` as `config`.
+    """
+
+    # To be raised whenever scenes, captions or pictures change: it tells caches apart.
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        texts = {name: tfds.features.Text() for name in ("name", "scene")}
+        told = {name: tfds.features.Sequence(tfds.features.Text()) for name in ("english", "german")}
+        picture = tfds.features.Tensor(shape=(), dtype=np.str_)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Pictures of coloured shapes, told in English and in German.",
+            features=tfds.features.FeaturesDict({"id": np.int64, "picture": picture, **texts, **told}),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing is downloaded
+        return {split: self._generate_examples(split) for split in SPLITS}
+
+    def _generate_examples(self, split):
+        config = self.builder_config
+        drawn = itertools.islice(pictures(split, config.seed), getattr(config, split))
+        for position, (scene, boxes, picture) in enumerate(drawn):
+            yield (
+                position,
+                {
+                    "id": position,
+                    "name": f"picture-{position:05d}.png",
+                    "picture": _png(picture),
+                    "english": captions(scene, english),
+                    "german": captions(scene, german),
+                    "scene": json.dumps(described(scene, boxes)),
+                },
+            )
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def prepare_pictures(cache_dir: str | os.PathLike, size: int, seed: int) -> TinyWorldPictures:
+    """The builder of `size` training, 500 validation and 500 test pictures, prepared on the first call.
+
+    Of a corpus smaller than 500, validation and test have `size` pictures, too.
+
+    Args:
+        cache_dir: folder, made where missing; corpora of other sizes and seeds can lie in the same one.
+    """
+    held_out = min(size, PicturesConfig.valid)
+    config = PicturesConfig(train=size, valid=held_out, test=held_out, seed=seed)
+    builder = TinyWorldPictures(data_dir=cache_dir, config=config)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    return builder
