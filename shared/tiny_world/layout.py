@@ -21,8 +21,8 @@ MAX_OBJECTS = 4
 TOLERANCE = 0.02  # of the picture's width: boxes nearer to each other than this are in contact
 COVERED = (0.3, 0.5)  # least and greatest share of an object that those which cover it hide
 
-# Of what is drawn, in fine pixels; both keep well clear of the tolerance, which is 9 of them.
-_APART, _TOUCHING = 14, 6
+# Of what is drawn, in fine pixels; all keep well clear of the tolerance, which is 9 of them.
+_APART, _BESIDE, _TOUCHING = 14, 20, 6  # objects; groups, one of which is told to be beside the other; overlap of boxes
 _MARGIN = 2 * FINE  # to the edge of the picture
 _ATTEMPTS = 30  # to lay out a scene, and to bring two objects into contact
 
@@ -94,12 +94,13 @@ class Item:
 def lay_out(scene: Scene, rng: np.random.Generator) -> list[list[Item]] | None:
     """The objects of each group of a scene, all its relations clearly true; None if no way is found.
 
-    Objects are at least 3.5 pixels apart, but for those that the scene tells to be in contact: if they touch, their
-    silhouettes do, and the boxes overlap by 1.5 pixels at most; if they cover, `COVERED` holds.
+    Objects are at least 3.5 pixels apart, and groups 5 if one is told to be beside the other, but for objects that are
+    told to be in contact: if they touch, their silhouettes do, and the boxes overlap by 1.5 pixels at most; if they
+    cover, `COVERED` holds.
     """
     for _ in range(_ATTEMPTS):
         groups = [[_item(group.shape, EXTENTS[group.size], rng) for _ in range(group.number)] for group in scene.groups]
-        placed = _place(scene.relations, groups, rng) and _center(list(itertools.chain(*groups)), rng)
+        placed = _place(scene.relations, groups, rng) and _move_inside(list(itertools.chain(*groups)), rng)
         if placed and _is_clear(scene.relations, groups):
             return groups
     return None
@@ -166,10 +167,10 @@ def _put_beside(relation: str, items: list[Item], anchors: list[Item], rng: np.r
     axis = int(relation in ("above", "below"))
     box, crowd = around(item.box for item in items), around(anchor.box for anchor in anchors)
     lengths = [[each[side + 2] - each[side] for each in (box, crowd)] for side in (0, 1)]
-    room = max(SIZE * FINE - 2 * _MARGIN - sum(lengths[axis]), _APART + 1)
+    room = max(SIZE * FINE - 2 * _MARGIN - sum(lengths[axis]), _BESIDE + 1)
     slack = 0.45 * max(lengths[1 - axis])
     side = 1 if relation in ("above", "left of") else -1
-    _put(items, crowd, axis, side, rng.integers(_APART, room), rng.uniform(-slack, slack))
+    _put(items, crowd, axis, side, rng.integers(_BESIDE, room), rng.uniform(-slack, slack))
 
 
 def _put(items: list[Item], crowd: Box, axis: int, side: int, gap: int, slip: float) -> None:
@@ -230,7 +231,7 @@ def _overlap(item: Item, anchor: Item, rng: np.random.Generator) -> int:
     return np.count_nonzero(item.silhouette.mask[rows, columns] & anchor.silhouette.mask[anchor_rows, anchor_columns])
 
 
-def _center(items: list[Item], rng: np.random.Generator) -> bool:
+def _move_inside(items: list[Item], rng: np.random.Generator) -> bool:
     """Moves all objects together to a random place within the picture; False if they do not fit."""
     box = around(item.box for item in items)
     room = [SIZE * FINE - 2 * _MARGIN - (box[axis + 2] - box[axis]) for axis in (0, 1)]
