@@ -4,6 +4,7 @@
 folder-translate := translation
 folder-lm := language_model
 folder-speech := speech
+folder-caption := captioning
 
 TASKS := $(patsubst folder-%,%,$(filter folder-%,$(.VARIABLES)))
 PYTHON ?= python3

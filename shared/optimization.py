@@ -1,7 +1,7 @@
 """The optimiser of a configuration: Keras' own, with its schedule, clipping, averaging and accumulation.
 
-Two things are added: it remembers the norm of the last gradient, which is worth watching in a recurrent network, and it
-knows the plain average of the weights beside the exponential one.
+Three things are added: it remembers the norm of the last gradient, which is worth watching in a recurrent network, it
+knows the plain average of the weights beside the exponential one, and it moves some variables slower than others.
 """
 
 import keras
@@ -25,6 +25,8 @@ def build_optimizer(config, total_steps: int) -> keras.optimizers.Optimizer:
     With `average_patience` the averages kept beside the weights are the weights themselves while `averaged`, another
     variable, is 0; set to 1 it counts, and they become the mean of all weights from then on (Polyak & Juditsky 1992;
     when to begin: Merity, Keskar & Socher 2018, algorithm 1).
+
+    A variable with an attribute `learning_rate_share` is moved by that share of the learning rate.
     """
     return _extended(OPTIMIZERS[config.optimizer], plain_average=config.average_patience > 0)(
         learning_rate=learning_rate(config, total_steps),
@@ -66,9 +68,13 @@ def _extended(optimizer_class, plain_average):
 
         def build(self, variables):
             super().build(variables)
+            self.shares = [getattr(variable, "learning_rate_share", 1.0) for variable in variables]
             self.gradient_norm = self.add_variable((), initializer="zeros", dtype="float32", name="gradient_norm")
             if plain_average:
                 self.averaged = self.add_variable((), initializer="zeros", dtype="float32", name="averaged")
+
+        def update_step(self, gradient, variable, learning_rate):
+            super().update_step(gradient, variable, learning_rate * self.shares[self._get_variable_index(variable)])
 
         def _update_model_variables_moving_average(self, trainable_variables):
             if not plain_average:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shared.run import Run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corpus:
     """A prepared corpus: fresh streams of single examples, and what is known about them."""
 

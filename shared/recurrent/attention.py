@@ -3,6 +3,8 @@
 additive    score(q, k) = v . tanh(W q + U k)       Bahdanau, Cho & Bengio 2015
 dot         score(q, k) = (W q) . (U k) / sqrt(d)   Luong et al. 2015 (general), scaled as in Vaswani et al. 2017
 weights = softmax(score) over the memory; context = sum of weights * memory
+
+A sentinel is one more position, made anew at every step, for what is not in the memory: Lu et al. 2017.
 """
 
 from keras import layers, ops
@@ -34,7 +36,7 @@ class Attention(layers.Layer):
         """What the scores need of the memory, computed once per sequence: (batch, positions, units)."""
         return self.key_projection(memory)
 
-    def call(self, queries, keys, memory, memory_mask):
+    def call(self, queries, keys, memory, memory_mask, sentinel=None):
         """Looks the queries up in the memory.
 
         Args:
@@ -42,18 +44,26 @@ class Attention(layers.Layer):
             keys: `keys(memory)`.
             memory: (batch, positions, memory size).
             memory_mask: boolean (batch, positions), True where there is something; at least one in every row.
+            sentinel: (batch, time, memory size) or None.
 
         Returns:
-            contexts (batch, time, memory size) and weights (batch, time, positions) that sum to 1 in float32 and are
-            exactly 0 where masked.
+            contexts (batch, time, memory size) and weights (batch, time, positions) in float32, exactly 0 where masked.
+            They sum to 1, or with a sentinel to what it leaves of that.
         """
         queries = self.query_projection(queries)
         if self.kind == "additive":
-            scores = ops.dot(
-                ops.tanh(queries[:, :, None] + keys[:, None]), ops.cast(self.score_vector, self.compute_dtype)
-            )
+            scores = self._score(queries[:, :, None] + keys[:, None])
         else:
             scores = ops.matmul(queries, ops.transpose(keys, (0, 2, 1))) / self.units**0.5
         scores = ops.where(memory_mask[:, None], ops.cast(scores, "float32"), -1e9)
-        weights = ops.softmax(scores)
-        return ops.matmul(ops.cast(weights, memory.dtype), memory), weights
+        if sentinel is None:
+            weights = ops.softmax(scores)
+            return ops.matmul(ops.cast(weights, memory.dtype), memory), weights
+        keys = self.keys(sentinel)
+        own = self._score(queries + keys) if self.kind == "additive" else ops.sum(queries * keys, -1) / self.units**0.5
+        weights = ops.softmax(ops.concatenate([scores, ops.cast(own, "float32")[..., None]], axis=-1))
+        weights, rest = weights[..., :-1], ops.cast(weights[..., -1:], memory.dtype)
+        return ops.matmul(ops.cast(weights, memory.dtype), memory) + rest * sentinel, weights
+
+    def _score(self, sums):
+        return ops.dot(ops.tanh(sums), ops.cast(self.score_vector, self.compute_dtype))

@@ -17,6 +17,12 @@ looked already (Bahdanau et al. 2015, appendix A.2.2; Luong et al. 2015, section
     h_t = first layer([x_t, c_{t-1}], h_{t-1}), c_0 = 0
 
 Then the first layer and the attention have to go step by step in training, too; the upper layers do not.
+
+Not every word stands for something in the memory. Two ways to write the others are
+
+    gate        c_t <- sigmoid(w . h_t + b) c_t                  Xu et al. 2015, section 4.2.1
+    sentinel    z_t = sigmoid(U x_t + W h_t) * tanh(V h_t)       one more position to look at, which holds what the
+                                                                 decoder knows already: Lu et al. 2017, section 2.3
 """
 
 import keras
@@ -39,11 +45,13 @@ class AttentionDecoder(layers.Layer):
         attention_units: see Attention.
         residual, dropout: of the recurrent layers, see RecurrentStack. `dropout` also applies to what the upper
             layers read.
+        input_feeding: whether the first layer reads what the attention found last.
+        gate: "none", "gate" or "sentinel", see the module.
     """
 
     def __init__(
         self, cell, units, num_layers, output_units, attention="additive", attention_units=256, residual=False,
-        dropout=0.0, input_feeding=False, **arguments,
+        dropout=0.0, input_feeding=False, gate="none", **arguments,
     ):  # fmt: skip
         super().__init__(**arguments)
         attends = attention != "none"
@@ -54,6 +62,8 @@ class AttentionDecoder(layers.Layer):
         if attends:
             self.upper = RecurrentStack(cell, units, num_layers - 1, residual=residual, dropout=dropout, name="upper")
             self.upper_dropout = layers.Dropout(dropout, noise_shape=(None, 1, None))
+        self.gate = layers.Dense(1, activation="sigmoid", name="gate") if gate == "gate" else None
+        self.has_sentinel = gate == "sentinel"
         self.input_feeding = input_feeding
         for layer in self.first.recurrences:
             layer.stepwise = input_feeding
@@ -67,6 +77,13 @@ class AttentionDecoder(layers.Layer):
         if self.attention:
             self.attention.build((*leading, units), memory_shape)
             self.upper.build((*leading, units + memory_shape[-1]))
+            if self.gate:
+                self.gate.build((*leading, units))
+            if self.has_sentinel:
+                self.sentinel_gate = layers.Dense(memory_shape[-1], activation="sigmoid", name="sentinel_gate")
+                self.sentinel_gate.build((*leading, features + units))
+                self.sentinel = layers.Dense(memory_shape[-1], activation="tanh", name="sentinel")
+                self.sentinel.build((*leading, units))
             units += memory_shape[-1]
         self.readout.build((*leading, units + features))
 
@@ -103,7 +120,7 @@ class AttentionDecoder(layers.Layer):
             )
             if not self.attention:
                 return self.readout(ops.concatenate([below, inputs], axis=-1)), first_state, None
-            contexts, weights = self.attention(below, self.attention.keys(memory), memory, memory_mask)
+            contexts, weights = self._attend(inputs, below, self.attention.keys(memory), memory, memory_mask)
         above, upper_state = self.upper(
             self.upper_dropout(ops.concatenate([below, contexts], axis=-1), training=training),
             initial_state=initial_state[1 : self.num_layers],
@@ -131,6 +148,14 @@ class AttentionDecoder(layers.Layer):
         outputs = self.readout(ops.concatenate([above, context, inputs], axis=-1))
         return outputs, self._state(first_state, upper_state, context), weights
 
+    def _attend(self, inputs, below, keys, memory, memory_mask):
+        """Contexts and weights for the first layer's outputs, all (batch, time, ...)."""
+        sentinel = None
+        if self.has_sentinel:
+            sentinel = self.sentinel_gate(ops.concatenate([inputs, below], axis=-1)) * self.sentinel(below)
+        contexts, weights = self.attention(below, keys, memory, memory_mask, sentinel)
+        return self.gate(below) * contexts if self.gate else contexts, weights
+
     def _state(self, first, upper, context):
         return [*first, *upper, [context]] if self.input_feeding else [*first, *upper]
 
@@ -138,7 +163,7 @@ class AttentionDecoder(layers.Layer):
         """One step of the first layer and the attention: the layer's output, context, weights, the layer's state."""
         read = ops.concatenate([inputs, *state[-1]], axis=-1) if self.input_feeding else inputs
         below, first_state = self.first.step(read, state[:1])
-        contexts, weights = self.attention(below[:, None], keys, memory, memory_mask)
+        contexts, weights = self._attend(inputs[:, None], below[:, None], keys, memory, memory_mask)
         return below, contexts[:, 0], weights[:, 0], first_state
 
     def _feed(self, inputs, initial_state, memory, memory_mask):

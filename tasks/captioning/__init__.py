@@ -1,0 +1,1 @@
+"""A picture goes in, a sentence comes out."""

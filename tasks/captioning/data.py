@@ -1,0 +1,114 @@
+"""Pictures and captions in, batches out: (inputs, targets, weights) to train.
+
+A pass shows every training picture once, with `data.captions_per_picture` of its captions, drawn anew for each pass.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import tensorflow as tf
+
+from shared.batching import length_sorted_batches, padded_array, passes
+from shared.text import BOS, EOS
+from tasks.captioning.config import AugmentConfig
+from tasks.captioning.features import fits, seen
+
+
+def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
+    """Endless training batches from `first_step` on, a pure function of (training.seed, step).
+
+    Yields ({"seen": (pictures, ...), "tokens": (captions, time), "targets": (captions, time)}, targets, weights):
+    what the model reads of each picture, see `Features.read`; int32 ids of its captions, the k of each picture next to
+    each other, begun by bos in "tokens" and ended by eos in "targets"; weights 1 on words and eos, 0 on padding. With
+    training.objective cider also "references" (pictures, captions, time), all captions of each, ended by eos.
+    """
+    records, arrays = seen(config, corpus, features, "train")
+    captions = [encoded(record["captions"], config, features) for record in records]
+    rewarded = config.training.objective == "cider"
+    pictures = np.array([i for i, ids in enumerate(captions) if ids], np.int64)
+    data, seed, steps = config.data, config.training.seed, steps_per_pass(config, corpus, features)
+
+    def choose(picture, pass_seed):
+        """Which captions of a picture a pass shows, and the length of the longest."""
+        ids = captions[picture]
+        order = np.random.default_rng([picture, pass_seed]).permutation(len(ids))
+        chosen = np.resize(order, data.captions_per_picture)  # over again where there are fewer
+        return chosen, np.array([max(len(ids[i]) for i in chosen)])
+
+    def batches_of(pictures, pass_seed):
+        def example(picture):
+            drawn = tf.numpy_function(choose, (picture[0], pass_seed), (tf.int64, tf.int64), stateful=False)
+            chosen, length = (tf.ensure_shape(part, [None]) for part in drawn)
+            return {"picture": picture, "chosen": chosen, "length": length}
+
+        return length_sorted_batches(
+            pictures.map(example), lambda rows: rows["length"].flat_values, per_batch(data), data.sort_pool, pass_seed
+        )
+
+    def collate(number, some, chosen):
+        rows = [captions[i][k] for i, ks in zip(some, chosen, strict=True) for k in ks]
+        targets = padded_array(rows, last=[EOS])
+        tokens = np.pad(targets, [[0, 0], [1, 0]], constant_values=BOS)[:, :-1]
+        rng = np.random.default_rng([seed, number])
+        references = _stacked([captions[i] for i in some]) if rewarded else np.zeros((len(some), 0, 0), np.int32)
+        return augmented(arrays[some], config.augment, rng), tokens, targets, references
+
+    def read(number, some):
+        types = (arrays.dtype, tf.int32, tf.int32, tf.int32)
+        found = tf.numpy_function(collate, (number, some["picture"][:, 0], some["chosen"]), types, stateful=False)
+        shapes = ([None, *arrays.shape[1:]], [None, None], [None, None], [None, None, None])
+        names = ("seen", "tokens", "targets", "references")[: 3 + rewarded]
+        inputs = dict(zip(names, map(tf.ensure_shape, found, shapes), strict=False))
+        return inputs, inputs["targets"], tf.cast(inputs["targets"] != 0, tf.float32)
+
+    # Rows of a ragged tensor have no fixed length, which batches of rows of any length ask for.
+    pictures = tf.RaggedTensor.from_row_lengths(pictures, np.ones_like(pictures))
+    pictures = tf.data.Dataset.from_tensor_slices(pictures)
+    batches = passes(pictures, batches_of, features.num_pictures, seed, steps, first_step)
+    return batches.enumerate(first_step).map(read).prefetch(4)
+
+
+def per_batch(data) -> int:
+    """Pictures in a batch."""
+    return data.batch_size // data.captions_per_picture
+
+
+def steps_per_pass(config, corpus, features) -> int:
+    """Batches in one pass over the training pictures that have a caption which is short enough."""
+    return -(-features.num_pictures // per_batch(config.data))
+
+
+def encoded(captions: list[str], config, features) -> list[list[int]]:
+    """Ids of the captions that are trained on, without eos."""
+    return [ids for ids in features.vocabulary.encode(captions) if fits(ids, config.data.max_length)]
+
+
+def _stacked(captions: list[list[list[int]]]) -> np.ndarray:
+    """The captions of each picture, ended by eos, (pictures, captions, time) padded with 0."""
+    flat = padded_array([ids for each in captions for ids in each], last=[EOS])
+    places = np.cumsum([0, *map(len, captions)])
+    found = np.zeros((len(captions), max(map(len, captions)), flat.shape[1]), np.int32)
+    for i, (start, end) in enumerate(pairwise(places)):
+        found[i, : end - start] = flat[start:end]
+    return found
+
+
+def augmented(pictures: np.ndarray, augment: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """Pictures (n, size, size, 3) uint8, each flipped, moved, brightened and steepened by chance; see the section."""
+    if augment == AugmentConfig():
+        return pictures
+    changed = [_changed(picture, augment, rng) for picture in pictures]
+    return np.stack(changed)
+
+
+def _changed(picture, augment, rng):
+    size = len(picture)
+    if augment.flip and rng.random() < 0.5:
+        picture = picture[:, ::-1]
+    if reach := round(augment.shift * size):
+        top, left = rng.integers(0, 2 * reach, 2, endpoint=True)
+        picture = np.pad(picture, [[reach, reach], [reach, reach], [0, 0]], "edge")[top:, left:][:size, :size]
+    factor = 1 + rng.uniform(-augment.contrast, augment.contrast)
+    offset = 255 * rng.uniform(-augment.brightness, augment.brightness)
+    mean = picture.mean()
+    return np.clip((picture - mean) * factor + mean + offset, 0, 255).astype(np.uint8)
