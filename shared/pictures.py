@@ -1,11 +1,159 @@
-"""Figures of matplotlib go in, pictures come out."""
+"""Pictures: files of many kinds flow in, upright RGB and squares of pixels flow out; figures become pictures.
 
-from typing import TYPE_CHECKING
+Whatever is wrong with a file is a `UserError` of one line.
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+from unittest import mock
 
 import numpy as np
+from PIL import ExifTags, Image
+
+from shared.config import UserError, missing_path, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")  # in lower case, of what is read in folders
+LEAST_SIDE = 16  # pixels; a smaller picture shows nothing
+KEPT_SIDE = 256  # pixels of the shorter side of what `encode_picture` returns
+KEPT_BYTES = 1 << 18  # of a file that is kept as it is; much of a larger one is no picture, such as colour profiles
+
+# What turns a picture upright, by EXIF's orientation.
+TURNS = {
+    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
+    **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE},
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was read."""
+
+    pixels: Image.Image
+    """Upright, RGB, the first frame."""
+    format: str
+    """Of its file, as Pillow calls it."""
+    content: bytes = b""
+    """The file, if it is a JPEG or PNG that holds just these pixels, else empty."""
+
+
+def pictures_in(folder: str | Path) -> list[Path]:
+    """The files in a folder and in its folders whose names end as those of pictures do, in order.
+
+    UserError for a folder without any.
+    """
+    found = sorted(path for path in Path(folder).rglob("[!.]*") if path.suffix.lower() in ENDINGS and path.is_file())
+    if not found:
+        raise UserError(f"{folder}: no picture in it or in its folders; {', '.join(ENDINGS)} are looked for")
+    return found
+
+
+def read_picture(source: str | Path | bytes, name: str, max_pixels: int) -> Picture:
+    """The picture in a file, or in its content; transparent parts are laid on white.
+
+    Args:
+        name: what errors call it.
+        max_pixels: a picture with more is refused by its header, before it is decoded.
+
+    Raises UserError, too, for what cannot be read, is no picture of `FORMATS`, was cut off, or is too small.
+    """
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file, _pillow():
+            return _read(file, name, max_pixels)
+    except FileNotFoundError as error:
+        raise missing_path(source, "picture") from error
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror or one_line(error)}") from error
+
+
+def _read(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Exception as error:  # Pillow's own, and whatever its readers stumble over
+        kind = "not a picture that can be read" if file.seek(0, io.SEEK_END) else "empty (0 bytes)"
+        raise UserError(f"{name}: {kind}; {', '.join(FORMATS)} can be, unless damaged") from error
+    width, height = image.size
+    if min(width, height) < LEAST_SIDE:
+        raise UserError(f"{name}: {width}x{height} pixels are too few; each side needs {LEAST_SIDE}")
+    if width * height > max_pixels:
+        raise UserError(
+            f"{name}: {width}x{height} pixels are more than data.max_pixels={max_pixels}; make the picture smaller"
+        )
+    try:
+        image.load()
+        pixels, turn = _rgb(image), TURNS.get(_orientation(image))
+    except Exception as error:
+        raise UserError(f"{name}: damaged or cut off: {one_line(error)}") from error
+    if turn is not None:
+        pixels = pixels.transpose(turn)
+    plain = turn is None and pixels is image and not getattr(image, "is_animated", False)
+    content = b""
+    if plain and image.format in ("JPEG", "PNG"):
+        file.seek(0)
+        content = file.read()
+    if image.format == "PNG" and content[24:25] != b"\x08":  # bits of a channel
+        content = b""
+    return Picture(pixels, image.format, content)
+
+
+@contextlib.contextmanager
+def _pillow() -> Iterator[None]:
+    """While it lasts, Pillow warns of nothing, and leaves it to others to say how large a picture may be."""
+    with warnings.catch_warnings(), mock.patch.object(Image, "MAX_IMAGE_PIXELS", None):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """The same picture if it is RGB already."""
+    if image.mode.startswith("I"):  # grey of 16 bits
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        ground = Image.new("RGBA", image.size, "white")
+        ground.alpha_composite(image.convert("RGBA"))
+        image = ground
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF, which Pillow reads by the same code as TIFF
+        return 1
+
+
+def encode_picture(picture: Picture) -> bytes:
+    """A picture as a PNG, if it was one, else as a JPEG, its shorter side at most `KEPT_SIDE` pixels.
+
+    A file that is so already stays byte for byte as it is.
+    """
+    width, height = picture.pixels.size
+    share = KEPT_SIDE / min(width, height)
+    if share >= 1 and 0 < len(picture.content) <= KEPT_BYTES:
+        return picture.content
+    pixels, content = picture.pixels, io.BytesIO()
+    if share < 1:
+        size = (round(width * share), round(height * share))
+        pixels = pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    kind = "PNG" if picture.format == "PNG" else "JPEG"
+    # A picture that was read holds on to its file's comments and profiles.
+    Image.fromarray(np.asarray(pixels)).save(content, kind, quality=95)
+    return content.getvalue()
+
+
+def decode_picture(content: bytes, size: int) -> np.ndarray:
+    """What `encode_picture` returned, squashed to a square: uint8 (size, size, 3)."""
+    with Image.open(io.BytesIO(content)) as image:
+        return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def rendered(figure: "Figure") -> np.ndarray:
