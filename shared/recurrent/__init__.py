@@ -1,4 +1,4 @@
-"""The recurrent core of all four tasks: cells, stacks, attention and the attention decoder.
+"""The recurrent core of all four tasks: cells, stacks, attention, the attention decoder and the writer.
 
 A recurrent network computes s_t = f(U x_t + W s_{t-1}) with s_{-1} = 0 and reads its output from s_t, with the same U
 and W at every step. Here the state is always an argument and a result, never hidden in a layer: the same code encodes a
@@ -9,5 +9,7 @@ from shared.recurrent.attention import Attention
 from shared.recurrent.decoder import AttentionDecoder
 from shared.recurrent.layers import CELLS, kernel_of, recurrent_layer
 from shared.recurrent.stack import RecurrentStack
+from shared.recurrent.writer import Writer, word_embedding, word_scores
 
-__all__ = ["CELLS", "Attention", "AttentionDecoder", "RecurrentStack", "kernel_of", "recurrent_layer"]
+__all__ = ["CELLS", "Attention", "AttentionDecoder", "RecurrentStack", "Writer", "kernel_of", "recurrent_layer"]
+__all__ += ["word_embedding", "word_scores"]

@@ -97,7 +97,7 @@ class ModelConfig:
     train_encoder: bool = True  # false: its regions are computed once, and the decoder trains at the speed of text
     encoder_rate: float = 1.0  # learning rate of a trained encoder, as a share of training.learning_rate
     image_size: int = 112  # pixels, both ways; pictures are squashed to it
-    channels: int = 32  # small: of the first layer; an eighth of the last one's
+    channels: int = 24  # small: its layers have twice, four and eight times as many
     memory_units: int = 256  # what a region is projected to before the attention reads it
     cell: str = "lstm"  # simple | lstm | gru
     embedding_units: int = 128

@@ -152,9 +152,8 @@ def _teacher_forced(model):
 
     @tf.function(autograph=False, input_signature=[seen_of(model), tf.TensorSpec((None,), tf.int32), ids])
     def log_probs(pictures, numbers, captions):
-        views = tf.nest.map_structure(lambda part: tf.gather(part, numbers), model.see(pictures, training=False))
-        memory, mask, state = views
-        logits, _ = model.read(captions[:, :-1], state, memory, mask, training=False)
+        view = tf.nest.map_structure(lambda part: tf.gather(part, numbers), model.see(pictures, training=False))
+        logits, _ = model.writer.read(captions[:, :-1], *view, training=False)
         words = captions[:, 1:]
         return -tf.reduce_sum(token_cross_entropy(words, logits) * tf.cast(words != 0, tf.float32), axis=1)
 

@@ -1,13 +1,12 @@
 """The captioner: a convolutional network sees a picture as a grid of regions, a recurrent network says what it sees.
 
     regions = encoder(picture)                           see tasks.captioning.features
-    memory = relu(W [regions, where they are])           the decoder's memory
-    state = tanh(V mean(memory))                         where the decoder begins; without attention all that it knows
-    output_t = decoder(y_{t-1}, state, memory)           attention looks where the next word is to be seen
-    p(y_t | y_<t, picture) = softmax(E output_t + b)     E: the words' embedding where tied
+    memory = relu(W [regions, where they are])
+    state = mean(memory)                                 without attention all that the writer knows
+    p(y_t | y_<t, picture) = writer(y_<t, state, memory) attention looks where the next word is to be seen
 
-As Vinyals et al. 2015 (attention "none") and Xu et al. 2015, on the shared decoder. One call scores whole captions
-under teacher forcing; `start` and `step` write new ones under a search.
+As Vinyals et al. 2015 (attention "none") and Xu et al. 2015. One call scores whole captions under teacher forcing;
+`start` begins the search for new ones.
 """
 
 import keras
@@ -17,13 +16,13 @@ from keras import layers, ops
 
 from shared.decoding import greedy, sample, tile_beams
 from shared.losses import token_cross_entropy
-from shared.recurrent import AttentionDecoder
+from shared.recurrent import Writer
 from shared.text import BOS
 from tasks.captioning.features import Encoder
 
 
 class Captioner(keras.Model):
-    """Encoder, where it is trained, and decoder on the shared recurrent core. It computes its own losses.
+    """Encoder, where it is trained, and writer on the shared recurrent core. It computes its own losses.
 
     Args:
         config: a tasks.captioning.config.ModelConfig.
@@ -45,40 +44,21 @@ class Captioner(keras.Model):
         self.encoder = Encoder(config) if config.train_encoder else None
         self.projection = layers.Dense(config.memory_units, activation="relu", name="projection")
         self.memory_dropout = layers.Dropout(config.dropout_memory)
-        # Looked up in float32: in mixed precision the gradients of a frequent word would be added up in 16 bits.
-        initializer = keras.initializers.RandomNormal(stddev=config.embedding_units**-0.5)
-        self.embedding = layers.Embedding(size, config.embedding_units, initializer, dtype="float32", name="embedding")
-        self.embedding_dropout = layers.Dropout(config.dropout_embedding)
-        self.decoder = AttentionDecoder(
-            config.cell, config.units, config.layers, config.embedding_units, config.attention,
-            config.attention_units, dropout=config.dropout_layers, gate=config.gate, name="decoder",
+        self.writer = Writer(
+            size, config.embedding_units, config.tie_embeddings,
+            config.dropout_embedding, config.dropout_output, name="writer",
+            cell=config.cell, units=config.units, num_layers=config.layers,
+            attention=config.attention, attention_units=config.attention_units,
+            dropout=config.dropout_layers, gate=config.gate,
         )  # fmt: skip
-        # LSTM carries two tensors a layer: h, which the cell leaves in the range of tanh, and c, which has no bounds.
-        activations = ("tanh", None) if config.cell == "lstm" else ("tanh",)
-        self.bridge = [
-            [layers.Dense(config.units, activation) for activation in activations] for _ in range(config.layers)
-        ]
-        self.output_dropout = layers.Dropout(config.dropout_output)
-        self.output_kernel = (
-            self.embedding
-            if config.tie_embeddings
-            else layers.Embedding(size, config.embedding_units, initializer, dtype="float32", name="output_kernel")
-        )
         self.draws = keras.random.SeedGenerator() if reward or config.scheduled_sampling else None
 
     def build(self, inputs_shape=None):
         """Creates every weight, so that a checkpoint can be loaded before any batch was seen."""
-        memory = (None, None, self.config.memory_units)
         for variable in self.encoder.trainable_variables if self.encoder else []:
             variable.learning_rate_share = self.config.encoder_rate
         self.projection.build((None, None, self.channels + 2))
-        self.embedding.build((None, None))
-        if not self.config.tie_embeddings:
-            self.output_kernel.build((None, None))
-        self.decoder.build((None, None, self.config.embedding_units), memory)
-        for dense in (dense for layer in self.bridge for dense in layer):
-            dense.build((None, self.config.memory_units))
-        self.output_bias = self.add_weight(shape=(self.size,), initializer="zeros", autocast=False, name="output_bias")
+        self.writer.build(self.config.memory_units, self.config.memory_units)
         self.built = True
 
     def see(self, seen, copies=1, training=None):
@@ -90,14 +70,14 @@ class Captioner(keras.Model):
             copies: captions that are read or written for each picture; their rows lie next to each other.
 
         Returns:
-            memory (batch * copies, regions, memory units), its mask, True everywhere, the decoder's first state.
+            the writer's first state, memory (batch * copies, regions, memory units), its mask, True everywhere.
         """
         regions = self.encoder(seen, training=training) if self.encoder else seen
         memory = self.memory_dropout(self.projection(self._placed(regions)), training=training)
         middle = ops.mean(memory, axis=1)
-        state = [[dense(middle) for dense in layer] for layer in self.bridge]
-        memory, state = keras.tree.map_structure(lambda part: ops.repeat(part, copies, axis=0), (memory, state))
-        return memory, ops.ones(ops.shape(memory)[:2], "bool"), self.decoder.begin(state, memory)
+        state = self.writer.begin([middle] * (2 if self.config.cell == "lstm" else 1), memory)
+        state, memory = keras.tree.map_structure(lambda part: ops.repeat(part, copies, axis=0), (state, memory))
+        return state, memory, ops.ones(ops.shape(memory)[:2], "bool")
 
     def _placed(self, regions):
         """Regions with two numbers more, where in the picture they are, from -1 to 1 across and down."""
@@ -105,14 +85,6 @@ class Captioner(keras.Model):
         places = ops.convert_to_tensor(np.stack([across, down], axis=-1).reshape(1, -1, 2), self.compute_dtype)
         places = ops.broadcast_to(places, (ops.shape(regions)[0], *places.shape[1:]))
         return ops.concatenate([ops.cast(regions, self.compute_dtype), places], axis=-1)
-
-    def logits(self, outputs):
-        """Scores of all words, float32, for decoder outputs (..., embedding units)."""
-        kernel = ops.cast(self.output_kernel.embeddings, self.compute_dtype)
-        # One flat product: a batched one would broadcast the kernel.
-        flat = ops.matmul(ops.reshape(outputs, (-1, self.config.embedding_units)), ops.transpose(kernel))
-        flat = ops.cast(flat, "float32") + self.output_bias
-        return ops.reshape(flat, (*ops.shape(outputs)[:-1], self.size))
 
     def call(self, inputs, training=None):
         """Loss (captions, time) in nats, float32, whose mean over real tokens is the loss of the batch.
@@ -126,27 +98,21 @@ class Captioner(keras.Model):
         copies = ops.shape(tokens)[0] // ops.shape(inputs["seen"])[0]
         if training and self.reward:
             return self._rewarded(inputs, targets, copies)
-        memory, mask, state = self.see(inputs["seen"], copies, training)
+        view = self.see(inputs["seen"], copies, training)
         if training and self.config.scheduled_sampling:
-            tokens = self._with_own_words(tokens, state, memory, mask)
-        logits, weights = self.read(tokens, state, memory, mask, training)
+            tokens = self._with_own_words(tokens, view)
+        logits, weights = self.writer.read(tokens, *view, training)
         if training and self.config.attention_penalty:
             self.add_loss(self.config.attention_penalty * unevenness(weights, targets))
         return token_cross_entropy(targets, logits, self.label_smoothing if training else 0.0)
 
-    def read(self, tokens, state, memory, mask, training=None):
-        """Logits (captions, time, size) of every next word, given its true predecessors, and the attention."""
-        embedded = self.embedding_dropout(ops.cast(self.embedding(tokens), self.compute_dtype), training=training)
-        outputs, _, weights = self.decoder(embedded, state, memory, mask, training=training)
-        return self.logits(self.output_dropout(outputs, training=training)), weights
-
-    def _with_own_words(self, tokens, state, memory, mask):
+    def _with_own_words(self, tokens, view):
         """Tokens of which some are drawn from what the model itself would have written there.
 
         Scheduled sampling (Bengio et al. 2015) in two passes over the whole caption in place of one step by step
         (Mihaylova & Martins 2019): the first reads the true words, the second some of the first one's.
         """
-        logits, _ = self.read(tokens, state, memory, mask, training=False)
+        logits, _ = self.writer.read(tokens, *view, training=False)
         drawn = keras.random.categorical(ops.reshape(logits, (-1, self.size)), 1, dtype="int32", seed=self.draws)
         drawn = ops.reshape(drawn, ops.shape(tokens))[:, :-1]
         own = keras.random.uniform(ops.shape(drawn), seed=self.draws) < self.config.scheduled_sampling
@@ -173,39 +139,15 @@ class Captioner(keras.Model):
         ]
         drawn = ops.stop_gradient(drawn)
         begun = ops.pad(drawn[:, :-1], [[0, 0], [1, 0]], constant_values=BOS)
-        memory, mask, state = self.see(inputs["seen"], copies, training=True)
-        logits, _ = self.read(begun, state, memory, mask, training=True)
+        logits, _ = self.writer.read(begun, *self.see(inputs["seen"], copies, training=True), training=True)
         losses = token_cross_entropy(drawn, logits) * ops.cast(ops.not_equal(drawn, 0), "float32")
         losses = (rewards[0] - rewards[1]) * ops.sum(losses, axis=1)
         real = ops.cast(ops.not_equal(targets, 0), "float32")
         return losses[:, None] / ops.sum(real, axis=1, keepdims=True) * real
 
     def start(self, seen, copies=1):
-        """The beginning of a search over captions of pictures, see `see`.
-
-        Returns:
-            state, batch-first, and step of the search protocol: step(tokens (batch * copies,), state) -> (log
-            probabilities (batch * copies, size), state). The state is that of single pictures, and the search repeats
-            and reorders it; the memory, which is the same for all hypotheses, is repeated once and held by step.
-        """
-        memory, mask, recurrent = self.see(seen, training=False)
-        keys = self.decoder.attention.keys(memory) if self.decoder.attention else None
-        state = {"recurrent": recurrent}
-        if keys is not None:
-            state["attention"] = ops.zeros(ops.shape(mask), "float32")
-        memory, mask, keys = (
-            None if tensor is None else ops.repeat(tensor, copies, axis=0) for tensor in (memory, mask, keys)
-        )
-
-        def step(tokens, state):
-            embedded = ops.cast(self.embedding(tokens), self.compute_dtype)
-            outputs, recurrent, weights = self.decoder.step(embedded, state["recurrent"], keys, memory, mask)
-            state = {"recurrent": recurrent}
-            if weights is not None:
-                state["attention"] = weights
-            return ops.log_softmax(self.logits(outputs)), state
-
-        return state, step
+        """The beginning of a search over captions of pictures, see `see` and `Writer.start`."""
+        return self.writer.start(*self.see(seen, training=False), copies)
 
 
 def unevenness(weights, targets):

@@ -74,7 +74,6 @@ def start(config, model) -> None:
         raise UserError(f"model.start_from: {name} has another vocabulary or other layers; train both with equal ones")
     for mine, theirs in zip(*parts, strict=True):
         mine.set_weights(theirs.get_weights())
-    model.output_bias.assign(other.output_bias)
     if model.encoder and other.encoder:
         model.encoder.network.set_weights(other.encoder.network.get_weights())
     elif model.encoder:
@@ -109,7 +108,7 @@ def first_pictures(config, corpus, count: int) -> list[np.ndarray]:
 
 def embeddings(model, features) -> dict:
     """The embedding of the words."""
-    return {"words": (model.embedding.embeddings.numpy(), features.vocabulary.tokens())}
+    return {"words": (model.writer.embedding.embeddings.numpy(), features.vocabulary.tokens())}
 
 
 # --------------------------------------------------------------------------------------------------------------- verbs

@@ -14,7 +14,7 @@ import keras
 from keras import layers, ops
 
 from shared.losses import token_cross_entropy
-from shared.recurrent import RecurrentStack
+from shared.recurrent import RecurrentStack, word_scores
 from shared.text import BOS, EOS
 
 
@@ -146,11 +146,7 @@ class LanguageModel(keras.Model):
 
     def logits(self, outputs):
         """Scores (..., size) of all words, float32, for outputs (..., output units)."""
-        # One flat product: a batched one would broadcast the kernel.
-        kernel = ops.cast(self.output_kernel.embeddings, self.compute_dtype)
-        flat = ops.matmul(ops.reshape(outputs, (-1, self.output_units)), ops.transpose(kernel))
-        flat = ops.cast(flat, "float32") + self.output_bias
-        return ops.reshape(flat, (*ops.shape(outputs)[:-1], self.size))
+        return word_scores(outputs, self.output_kernel.embeddings, self.output_bias)
 
     def sampled_cross_entropy(self, outputs, targets):
         """Cross-entropy (batch, time) against `samples` random words in place of all, for training alone.

@@ -43,8 +43,8 @@ def illustrate(config, model, features, corpus, predictions) -> dict:
 
 def embeddings(model, features) -> dict:
     """The embeddings of both languages with their tokens; one where they are shared."""
-    found = {"target": (model.target_embedding.embeddings.numpy(), features.target.tokens())}
-    if model.source_embedding is not model.target_embedding:
+    found = {"target": (model.writer.embedding.embeddings.numpy(), features.target.tokens())}
+    if model.source_embedding is not model.writer.embedding:
         found["source"] = model.source_embedding.embeddings.numpy(), features.source.tokens()
     return found
 

@@ -76,7 +76,7 @@ def check_steps(model):
             weights = state["attention"].numpy()
             np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
             assert np.all(weights[SOURCE == 0] == 0)
-    assert ("attention" in state) == (model.decoder.attention is not None)
+    assert ("attention" in state) == (model.writer.decoder.attention is not None)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -124,11 +124,11 @@ def test_every_word_of_the_source_matters(options):
 @pytest.mark.parametrize("options", [VARIANTS["lstm"], VARIANTS["gru"]], ids=["lstm", "gru"])
 def test_the_decoder_starts_where_both_directions_ended(options):
     model = make(**options)
-    memory, mask, state = model.encode(SOURCE)
+    state, memory, mask = model.encode(SOURCE)
     np.testing.assert_array_equal(mask, SOURCE != 0)
     memory, last = memory.numpy(), np.sum(SOURCE != 0, axis=1) - 1
     ends = np.concatenate([memory[np.arange(3), last, :3], memory[:, 0, 3:]], axis=-1)
-    for layer, bridge in zip(state, model.bridge, strict=True):
+    for layer, bridge in zip(state, model.writer.bridge, strict=True):
         kernel, bias = bridge[0].get_weights()
         np.testing.assert_allclose(layer[0], np.tanh(ends @ kernel + bias), atol=1e-6)
         assert len(layer) == len(bridge) == (2 if options["cell"] == "lstm" else 1)
@@ -137,9 +137,9 @@ def test_the_decoder_starts_where_both_directions_ended(options):
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_only_attention_looks_into_the_memory(attention):
     model = make(cell="lstm", attention=attention)
-    memory, mask, state = model.encode(SOURCE)
-    embedded = model.target_embedding(TARGET)
-    outputs = [model.decoder(embedded, state, tensor, mask)[0].numpy() for tensor in (memory, -memory)]
+    state, memory, mask = model.encode(SOURCE)
+    embedded = model.writer.embedding(TARGET)
+    outputs = [model.writer.decoder(embedded, state, tensor, mask)[0].numpy() for tensor in (memory, -memory)]
     assert np.array_equal(*outputs) == (attention == "none")
 
 
@@ -179,13 +179,13 @@ def test_the_seed_decides_the_first_weights():
 @pytest.mark.parametrize("joint", [True, False])
 def test_embeddings_are_tied_where_asked(joint, tied):
     model = untrained(joint=joint, tie_embeddings=tied)
-    assert (model.source_embedding is model.target_embedding) == (joint and tied)
+    assert (model.source_embedding is model.writer.embedding) == (joint and tied)
     tables = [weight for weight in model.trainable_weights if weight.shape in [(IDS, 4), (IDS + 4, 4)]]
     assert len(tables) == (1 if joint and tied else 2 if tied else 3)
     before = logits(model)
     row = np.zeros((IDS, 4))
     row[2] = 1  # eos, which no decoder reads: where only its embedding moves, no logit does
-    model.target_embedding.embeddings.assign_add(row)
+    model.writer.embedding.embeddings.assign_add(row)
     moved = np.abs(logits(model) - before)[..., 2].max() > 1e-3
     assert moved == tied
 

@@ -1,0 +1,130 @@
+"""The writer: an attention decoder with words around it, which writes a text while it looks into a memory.
+
+    state = bridge(summary)                              what is known before the first word
+    output_t = decoder(embedding(y_{t-1}), state, memory)
+    p(y_t | y_<t, memory) = softmax(E output_t + b)      E: the embedding where tied (Press & Wolf 2017)
+
+`read` scores whole texts under teacher forcing; `start` begins a search, which writes new ones step by step.
+"""
+
+import keras
+from keras import layers, ops
+
+from shared.recurrent.decoder import AttentionDecoder
+
+
+def word_embedding(size, units, **arguments) -> layers.Embedding:
+    """An embedding whose vectors are of length 1 on average.
+
+    Looked up in float32: in mixed precision the gradients of a frequent word would be added up in 16 bits.
+    """
+    initializer = keras.initializers.RandomNormal(stddev=units**-0.5)
+    return layers.Embedding(size, units, initializer, dtype="float32", **arguments)
+
+
+def word_scores(outputs, embeddings, bias):
+    """Scores (..., words) of all words, float32, for outputs (..., units), embeddings (words, units), bias (words,)."""
+    # One flat product: a batched one would broadcast the matrix.
+    flat = ops.matmul(ops.reshape(outputs, (-1, outputs.shape[-1])), ops.transpose(ops.cast(embeddings, outputs.dtype)))
+    return ops.reshape(ops.cast(flat, "float32") + bias, (*ops.shape(outputs)[:-1], bias.shape[0]))
+
+
+class Writer(layers.Layer):
+    """Writes words with attention over a memory.
+
+    Args:
+        size: number of words.
+        embedding_units: size of their vectors.
+        tie_embeddings: whether one matrix reads and writes words.
+        dropout_embedding, dropout_output: of the words read, and of what the scores are computed from.
+        **decoder: arguments of AttentionDecoder but output_units; `cell`, `units` and `num_layers` among them.
+    """
+
+    def __init__(self, size, embedding_units, tie_embeddings, dropout_embedding, dropout_output, *, name, **decoder):
+        super().__init__(name=name)
+        self.size, self.embedding_units = size, embedding_units
+        self.embedding = word_embedding(size, embedding_units, name="embedding")
+        self.embedding_dropout = layers.Dropout(dropout_embedding)
+        self.decoder = AttentionDecoder(**decoder, output_units=embedding_units, name="decoder")
+        # LSTM carries two tensors a layer: h, which the cell leaves in the range of tanh, and c, which has no bounds.
+        activations = ("tanh", None) if decoder["cell"] == "lstm" else ("tanh",)
+        self.bridge = [
+            [layers.Dense(decoder["units"], activation) for activation in activations]
+            for _ in range(decoder["num_layers"])
+        ]
+        self.output_dropout = layers.Dropout(dropout_output)
+        self.output_kernel = (
+            self.embedding if tie_embeddings else word_embedding(size, embedding_units, name="output_kernel")
+        )
+
+    def build(self, summary_units, memory_units):
+        """Creates all weights, for summaries (batch, summary_units) and a memory (batch, positions, memory_units)."""
+        self.embedding.build((None, None))
+        if not self.output_kernel.built:
+            self.output_kernel.build((None, None))
+        self.decoder.build((None, None, self.embedding_units), (None, None, memory_units))
+        for dense in (dense for layer in self.bridge for dense in layer):
+            dense.build((None, summary_units))
+        self.output_bias = self.add_weight(shape=(self.size,), initializer="zeros", autocast=False, name="output_bias")
+        self.built = True
+
+    def begin(self, summaries, memory):
+        """The decoder's first state.
+
+        Args:
+            summaries: what is known of the memory as a whole, (batch, summary units) for each tensor of a layer's
+                state: one for simple and GRU, two for LSTM.
+        """
+        state = [[dense(each) for dense, each in zip(layer, summaries, strict=True)] for layer in self.bridge]
+        return self.decoder.begin(state, memory)
+
+    def embed(self, tokens):
+        """Vectors of words, (..., embedding units)."""
+        return ops.cast(self.embedding(tokens), self.compute_dtype)
+
+    def logits(self, outputs):
+        """Scores (..., size) of all words, float32, for decoder outputs (..., embedding units)."""
+        return word_scores(outputs, self.output_kernel.embeddings, self.output_bias)
+
+    def read(self, tokens, state, memory, mask, training=None):
+        """Reads whole texts, of which each word is predicted from its true predecessors (teacher forcing).
+
+        Args:
+            tokens: (batch, time) ids begun by bos. state: see `begin`.
+            memory: (batch, positions, memory units). mask: boolean (batch, positions).
+
+        Returns:
+            logits (batch, time, size) of every next word, and attention weights (batch, time, positions) or None.
+        """
+        embedded = self.embedding_dropout(self.embed(tokens), training=training)
+        outputs, _, weights = self.decoder(embedded, state, memory, mask, training=training)
+        return self.logits(self.output_dropout(outputs, training=training)), weights
+
+    def start(self, state, memory, mask, copies=1):
+        """The beginning of a search.
+
+        Args:
+            state, memory, mask: as in `read`.
+            copies: hypotheses for each row (the beam), which lie next to each other in the search's batch.
+
+        Returns:
+            state, batch-first, and step of the search protocol: step(tokens (batch * copies,), state) -> (log
+            probabilities (batch * copies, size), state). The search repeats and reorders the state; the memory, which
+            is the same for all hypotheses of a row, is repeated here once and held by step.
+        """
+        keys = self.decoder.attention.keys(memory) if self.decoder.attention else None
+        state = {"recurrent": state}
+        if keys is not None:
+            state["attention"] = ops.zeros(ops.shape(mask), "float32")
+        memory, mask, keys = (
+            None if tensor is None else ops.repeat(tensor, copies, axis=0) for tensor in (memory, mask, keys)
+        )
+
+        def step(tokens, state):
+            outputs, recurrent, weights = self.decoder.step(self.embed(tokens), state["recurrent"], keys, memory, mask)
+            state = {"recurrent": recurrent}
+            if weights is not None:
+                state["attention"] = weights
+            return ops.log_softmax(self.logits(outputs)), state
+
+        return state, step
