@@ -146,9 +146,9 @@ class DecodingConfig:
         check_bounds("decoding", self, low=0, below=1, names=("min_p",))
 
     def check_attention(self, attention: str) -> None:
-        """Raises UserError for what cannot be had of a model with `model.attention` none."""
+        """Raises UserError for what cannot be had of a model without attention (`model.attention` none)."""
         if self.coverage_penalty and attention == "none":
-            raise UserError("decoding.coverage_penalty: is about the attention, but model.attention is none; choose 0")
+            raise UserError("decoding.coverage_penalty: is about attention, of which the model has none; choose 0")
 
 
 def check_choices(section: str, config: object, **choices: Sequence[str]) -> None:

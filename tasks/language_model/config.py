@@ -145,6 +145,7 @@ class LanguageModelConfig:
 
     def check(self) -> None:
         """Raises UserError for options of one section that another one cannot serve."""
+        self.decoding.check_attention("none")
         if self.model.bidirectional and self.decoding.cache_size + self.decoding.dynamic_rate > 0:
             raise UserError(
                 "decoding.cache_size: needs model.bidirectional=false, as decoding.dynamic_rate does; choose 0"

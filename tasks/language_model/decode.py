@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from shared.batching import padded_array, padded_length
-from shared.decoding import beam_search, chooser, greedy, sample
+from shared.decoding import chooser, search
 from shared.losses import token_cross_entropy
 from shared.text import BOS, EOS, UNK
 from tasks.language_model.config import GAP
@@ -306,20 +306,12 @@ def _search(model, decoding):
     """The compiled search of a model: prompts (batch, time) and a seed -> hypotheses."""
 
     @tf.function(autograph=False, input_signature=[IDS, tf.TensorSpec((), tf.int32)])
-    def search(prompts, seed):
+    def run(prompts, seed):
         state, step = model.start(prompts)
         rows = tf.shape(prompts)[0]
-        sizes = rows, tf.fill([rows], decoding.max_tokens), decoding.max_tokens
-        if decoding.method == "greedy":
-            return greedy(step, state, *sizes)
-        if decoding.method == "sample":
-            truncation = decoding.temperature, decoding.top_k, decoding.top_p, decoding.min_p
-            return sample(step, state, *sizes, *truncation, seed)
-        return beam_search(
-            step, state, *sizes, decoding.beam_size, decoding.length_penalty, 0.0, decoding.no_repeat_ngram
-        )
+        return search(decoding, step, state, rows, tf.fill([rows], decoding.max_tokens), decoding.max_tokens, seed)
 
-    return search
+    return run
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from shared.batching import padded_array
-from shared.decoding import beam_search, fuse, greedy, sample
+from shared.decoding import beams_of, fuse, search
 from shared.evaluate import restore_language_model
 from shared.losses import token_cross_entropy
 from shared.pictures import rendered
@@ -78,33 +78,16 @@ def _search(model, decoding, language_model):
     """The compiled search of a model: (batch, positions) ids and a seed -> hypotheses. One graph serves all shapes."""
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
-    def search(source, seed):
-        beams = decoding.beam_size if decoding.method == "beam" else 1
-        state, step = model.start(source, beams)
+    def run(source, seed):
+        rows = tf.shape(source)[0]
+        state, step = model.start(source, beams_of(decoding))
         if language_model:
-            other = language_model.start_of_text(tf.shape(source)[0])
-            state, step = fuse(state, step, *other, decoding.language_model_weight)
+            state, step = fuse(state, step, *language_model.start_of_text(rows), decoding.language_model_weight)
         lengths = tf.reduce_sum(tf.cast(source != 0, tf.float32), axis=1)
         longest = tf.cast(decoding.max_length_ratio * lengths, tf.int32) + decoding.max_length_extra
-        sizes = tf.shape(source)[0], longest, tf.reduce_max(longest)
-        if decoding.method == "greedy":
-            return greedy(step, state, *sizes)
-        if decoding.method == "sample":
-            return sample(
-                step, state, *sizes, decoding.temperature, decoding.top_k, decoding.top_p, decoding.min_p, seed
-            )
-        return beam_search(
-            step,
-            state,
-            *sizes,
-            beams,
-            decoding.length_penalty,
-            decoding.coverage_penalty,
-            decoding.no_repeat_ngram,
-            source != 0,
-        )
+        return search(decoding, step, state, rows, longest, tf.reduce_max(longest), seed, source != 0)
 
-    return search
+    return run
 
 
 def _result(features, decoding, source, found, row, source_length, attention) -> dict:
