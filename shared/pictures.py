@@ -24,6 +24,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")  # in lower case, of what is read in folders
 LEAST_SIDE = 16  # pixels; a smaller picture shows nothing
 KEPT_SIDE = 256  # pixels of the shorter side of what `encode_picture` returns
+LONGEST_SIDE = 1 << 12  # pixels to which a longer one is squashed; JPEG has no more than 65,535
 KEPT_BYTES = 1 << 18  # of a file that is kept as it is; much of a larger one is no picture, such as colour profiles
 
 # What turns a picture upright, by EXIF's orientation.
@@ -71,16 +72,16 @@ def read_picture(source: str | Path | bytes, name: str, max_pixels: int) -> Pict
             return _read(file, name, max_pixels)
     except FileNotFoundError as error:
         raise missing_path(source, "picture") from error
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror or one_line(error)}") from error
+    except (OSError, ValueError) as error:  # the latter for names that no file can have
+        raise UserError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or one_line(error)}") from error
 
 
 def _read(file: BinaryIO, name: str, max_pixels: int) -> Picture:
     try:
         image = Image.open(file, formats=FORMATS)
     except Exception as error:  # Pillow's own, and whatever its readers stumble over
-        kind = "not a picture that can be read" if file.seek(0, io.SEEK_END) else "empty (0 bytes)"
-        raise UserError(f"{name}: {kind}; {', '.join(FORMATS)} can be, unless damaged") from error
+        known = f"not a picture that can be read, which {', '.join(FORMATS)} can, unless damaged"
+        raise UserError(f"{name}: {known if file.seek(0, io.SEEK_END) else 'empty (0 bytes)'}") from error
     width, height = image.size
     if min(width, height) < LEAST_SIDE:
         raise UserError(f"{name}: {width}x{height} pixels are too few; each side needs {LEAST_SIDE}")
@@ -95,14 +96,12 @@ def _read(file: BinaryIO, name: str, max_pixels: int) -> Picture:
         raise UserError(f"{name}: damaged or cut off: {one_line(error)}") from error
     if turn is not None:
         pixels = pixels.transpose(turn)
-    plain = turn is None and pixels is image and not getattr(image, "is_animated", False)
-    content = b""
-    if plain and image.format in ("JPEG", "PNG"):
-        file.seek(0)
-        content = file.read()
-    if image.format == "PNG" and content[24:25] != b"\x08":  # bits of a channel
-        content = b""
-    return Picture(pixels, image.format, content)
+    file.seek(0)
+    content = file.read()
+    plain = image.format == "JPEG" or (image.format == "PNG" and content[24] == 8)  # bits of a channel
+    if turn is not None or pixels is not image or getattr(image, "is_animated", False):
+        plain = False
+    return Picture(pixels, image.format, content if plain else b"")
 
 
 @contextlib.contextmanager
@@ -132,18 +131,15 @@ def _orientation(image: Image.Image) -> int:
 
 
 def encode_picture(picture: Picture) -> bytes:
-    """A picture as a PNG, if it was one, else as a JPEG, its shorter side at most `KEPT_SIDE` pixels.
+    """A picture as a PNG, if it was one, else as a JPEG, at most `KEPT_SIDE` pixels on its shorter side.
 
     A file that is so already stays byte for byte as it is.
     """
-    width, height = picture.pixels.size
-    share = KEPT_SIDE / min(width, height)
-    if share >= 1 and 0 < len(picture.content) <= KEPT_BYTES:
+    share = min(1, KEPT_SIDE / min(picture.pixels.size))
+    size = tuple(min(round(side * share), LONGEST_SIDE) for side in picture.pixels.size)
+    if size == picture.pixels.size and 0 < len(picture.content) <= KEPT_BYTES:
         return picture.content
-    pixels, content = picture.pixels, io.BytesIO()
-    if share < 1:
-        size = (round(width * share), round(height * share))
-        pixels = pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    pixels, content = picture.pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0), io.BytesIO()
     kind = "PNG" if picture.format == "PNG" else "JPEG"
     # A picture that was read holds on to its file's comments and profiles.
     Image.fromarray(np.asarray(pixels)).save(content, kind, quality=95)
