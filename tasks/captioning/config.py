@@ -31,7 +31,7 @@ class DataConfig:
     dir: str = ""  # folder of the user's own files
     cache: str = "data"  # where prepared shards and computed regions lie
     images: str = ""  # folder of the pictures in DIR
-    captions: str = ""  # flickr8k: the token file in DIR; karpathy: the JSON file in DIR
+    captions: str = ""  # flickr8k: the token file in DIR; karpathy: the JSON file in DIR; TFDS: its texts
     train: str = "train"  # captions: DIR/STEM.tsv, .csv, .json, .jsonl; coco, flickr8k: a file in DIR; or a TFDS split
     valid: str = "valid"
     test: str = "test"
