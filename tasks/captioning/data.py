@@ -55,7 +55,8 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
 
     def read(number, some):
         types = (arrays.dtype, tf.int32, tf.int32, tf.int32)
-        found = tf.numpy_function(collate, (number, some["picture"][:, 0], some["chosen"]), types, stateful=False)
+        chosen = some["chosen"][:, : data.captions_per_picture]  # without what it was padded with
+        found = tf.numpy_function(collate, (number, some["picture"][:, 0], chosen), types, stateful=False)
         shapes = ([None, *arrays.shape[1:]], [None, None], [None, None], [None, None, None])
         names = ("seen", "tokens", "targets", "references")[: 3 + rewarded]
         inputs = dict(zip(names, map(tf.ensure_shape, found, shapes), strict=False))
