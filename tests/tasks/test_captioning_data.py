@@ -68,12 +68,12 @@ def made(cache):
     """Options -> configuration, corpus, features."""
 
     @functools.cache
-    def make(corpus=CORPUS, seed=1, objective="words", augment=AugmentConfig(), **data):
+    def make(corpus=CORPUS, seed=1, objective="words", augment=None, **data):
         options = {"max_length": LONGEST, "batch_size": BATCH, "sort_pool": 2, "captions_per_picture": TWO} | data
         config = CaptioningConfig(
             data=DataConfig(cache=cache, **options),
             vocabulary=VocabularyConfig(unit="word"),
-            augment=augment,
+            augment=augment or AugmentConfig(),
             model=ModelConfig(image_size=32),
         )
         config = dataclasses.replace(
