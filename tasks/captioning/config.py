@@ -97,7 +97,7 @@ class ModelConfig:
     train_encoder: bool = True  # false: its regions are computed once, and the decoder trains at the speed of text
     encoder_rate: float = 1.0  # learning rate of a trained encoder, as a share of training.learning_rate
     image_size: int = 112  # pixels, both ways; pictures are squashed to it
-    channels: int = 24  # small: its layers have twice, four and eight times as many
+    channels: int = 16  # small: of the first layer; the others have two, four and eight times as many
     memory_units: int = 256  # what a region is projected to before the attention reads it
     cell: str = "lstm"  # simple | lstm | gru
     embedding_units: int = 128
@@ -107,6 +107,7 @@ class ModelConfig:
     attention_units: int = 128
     gate: str = "none"  # none | gate | sentinel: how a word that no region shows is written
     attention_penalty: float = 0.0  # weight of the doubly stochastic regularisation
+    concept_weight: float = 0.0  # of the words that the regions themselves are to show
     tie_embeddings: bool = True
     dropout_embedding: float = 0.0
     dropout_memory: float = 0.0
@@ -123,7 +124,7 @@ class ModelConfig:
         sizes = ("image_size", "channels", "memory_units", "embedding_units", "units", "layers", "attention_units")
         check_bounds("model", self, low=1, names=sizes)
         check_bounds("model", self, low=32, names=("image_size",))
-        check_bounds("model", self, low=0, names=("attention_penalty",))
+        check_bounds("model", self, low=0, names=("attention_penalty", "concept_weight"))
         check_bounds("model", self, low=0, high=1, names=("encoder_rate",))
         shares = ("dropout_embedding", "dropout_memory", "dropout_output", "dropout_layers", "scheduled_sampling")
         check_bounds("model", self, low=0, below=1, names=shares)
