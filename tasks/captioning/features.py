@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -197,9 +198,11 @@ def seen(config: CaptioningConfig, corpus: Corpus, features: Features, split: st
     if features.encoder:
         kind = f"{config.model.encoder}-{_digest(features.encoder)}-{kind}"
     folder = Path(config.data.cache, "pictures", f"{corpus.identity}-{kind}-{VERSION}", split)
-    if not folder.exists():
-        logger.info("reading the pictures of %s", split)
+    found, started = folder.exists(), time.perf_counter()
     records, rows = computed_once(folder, lambda: _read(config, corpus, features, split))
+    if not found:
+        count, seconds = len(records), time.perf_counter() - started
+        logger.info("%s: %d pictures read in %.1f s, %.1f a second", split, count, seconds, count / seconds)
     return records, rows.reshape(len(records), -1, *rows.shape[1:])
 
 
