@@ -5,11 +5,13 @@ model, else what it makes of a picture is computed once, and is a feature like a
 the run (`encoder.weights.h5`), so that new pictures can be described without the file that they came from.
 """
 
+import contextlib
 import hashlib
 import importlib
 import json
 import logging
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -81,15 +83,23 @@ def own_network(shape, channels: int) -> keras.Model:
 
 
 def pretrained(application, weights, shape, config) -> keras.Model:
-    """A network of keras.applications without its classifier. UserError for weights that do not fit it."""
+    """A network of keras.applications without its classifier. UserError for weights or a size that do not fit it."""
     try:
-        return application(include_top=False, weights=weights, input_shape=shape)
-    except ValueError as error:
-        raise UserError(
-            f"model.weights: {weights} does not fit model.encoder={config.encoder}: {one_line(error)}"
-        ) from error
+        with _nothing_left_out():
+            return application(include_top=False, weights=weights, input_shape=shape)
     except Exception as error:  # whatever a download raises
-        raise RunError(f"model.weights: {weights} cannot be had: {one_line(error)}") from error
+        if weights == "imagenet" and not isinstance(error, ValueError):
+            raise RunError(f"model.weights: imagenet cannot be had: {one_line(error)}") from error
+        key = f"model.weights: {weights}" if weights else f"model.image_size: {config.image_size}"
+        raise UserError(f"{key} does not fit model.encoder={config.encoder}: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _nothing_left_out() -> Iterator[None]:
+    """While it lasts, Keras raises a UserWarning for layers that a file of weights lacks, which else stay random."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Skipping nested container")
+        yield
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +192,9 @@ def load_encoder(encoder: Encoder, directory: Path) -> None:
     """Sets the weights of the encoder that a run keeps among its features. UserError if they are not there."""
     path = directory / "encoder.weights.h5"
     try:
-        encoder.network.load_weights(path)
-    except (OSError, ValueError) as error:
+        with _nothing_left_out():
+            encoder.network.load_weights(path)
+    except (OSError, ValueError, UserWarning) as error:
         raise UserError(f"{path}: missing, damaged, or of another encoder: {one_line(error)}") from error
 
 
