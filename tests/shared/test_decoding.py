@@ -1,13 +1,16 @@
 """Decoding is tested on small random models whose every sequence can be listed: what the graph finds is compared with
 what plain Python finds by listing sequences, or by a beam search that never stops early."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from shared.decoding import VOID, Hypotheses, beam_search, chooser, greedy, sample, tile_beams
+from shared.config import DecodingConfig
+from shared.decoding import VOID, Hypotheses, beam_search, beams_of, chooser, greedy, sample, tile_beams
+from shared.decoding import search as search_as_told
 from shared.decoding.protocol import top_k, top_tokens
 from shared.decoding.sampling import truncate
 
@@ -480,3 +483,46 @@ def test_hypotheses_in_numpy_are_the_same(attention):
     assert isinstance(plain, Hypotheses) and (plain.attention is not None) == attention
     for tensor, array in zip(found, plain, strict=True):
         assert tensor is None or (isinstance(array, np.ndarray) and np.array_equal(tensor, array))
+
+
+# ------------------------------------------------------------------------------------------------------- configuration
+
+
+DECODING = DecodingConfig(
+    beam_size=3, length_penalty=0.6, coverage_penalty=0.4, no_repeat_ngram=2, temperature=1.5, top_k=3, top_p=0.9,
+    min_p=0.02,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["greedy", "sample", "beam"])
+def test_the_configuration_says_which_search_it_is(method):
+    model, max_lengths, decoding = (
+        Model(4, vocabulary=9),
+        np.array([7, 5, 6]),
+        dataclasses.replace(DECODING, method=method),
+    )
+    found = search_as_told(decoding, model.step, model.start(), 3, max_lengths, 9, 5, model.source_mask)
+    direct = {
+        "greedy": lambda: greedy(model.step, model.start(), 3, max_lengths, 9),
+        "sample": lambda: sample(model.step, model.start(), 3, max_lengths, 9, 1.5, 3, 0.9, 0.02, seed=5),
+        "beam": lambda: search(
+            model, max_lengths, 9, beam_size=3, length_penalty=0.6, coverage_penalty=0.4, no_repeat_ngram=2,
+            source_mask=model.source_mask,
+        ),
+    }  # fmt: skip
+    for name, expected in direct.items():
+        same = found.tokens.shape == expected().tokens.shape and np.array_equal(found.tokens, expected().tokens)
+        assert same == (name == method)
+    np.testing.assert_allclose(found.scores, direct[method]().scores, rtol=1e-6)
+    assert beams_of(decoding) == found.tokens.shape[1] == (3 if method == "beam" else 1)
+
+
+@pytest.mark.parametrize("key", ["length_penalty", "coverage_penalty", "no_repeat_ngram"])
+def test_every_key_of_the_beam_reaches_it(key):
+    model, max_lengths = Model(4, vocabulary=9), np.full(3, 7)
+    scores = []
+    for decoding in (DECODING, dataclasses.replace(DECODING, **{key: 0})):
+        scores.append(
+            search_as_told(decoding, model.step, model.start(), 3, max_lengths, 9, 5, model.source_mask).scores
+        )
+    assert np.abs(scores[0] - scores[1]).max() > 1e-4

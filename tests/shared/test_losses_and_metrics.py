@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from shared.losses import TokenCrossEntropy, token_cross_entropy
+from shared.losses import OwnLoss, TokenCrossEntropy, token_cross_entropy
 from shared.metrics import TokenCount
 
 IDS = 7
@@ -64,6 +64,14 @@ def test_smoothing_is_lowest_at_the_smoothed_distribution():
     assert best == pytest.approx(-np.sum(smoothed[0, 0] * np.log(smoothed[0, 0])), rel=1e-5)
     assert best < float(loss(TARGETS, np.log(smoothed**1.1).astype("float32"), sample_weight=WEIGHTS))
     assert best < float(loss(TARGETS, np.log(smoothed**0.9).astype("float32"), sample_weight=WEIGHTS))
+
+
+def test_losses_that_a_model_computes_itself_are_averaged_over_real_tokens():
+    losses = nats(LOGITS).astype("float32")
+    expected = np.sum(losses * WEIGHTS) / np.sum(WEIGHTS)
+    np.testing.assert_allclose(OwnLoss()(TARGETS, losses, sample_weight=WEIGHTS), expected, rtol=1e-6)
+    np.testing.assert_allclose(OwnLoss()(0 * TARGETS, losses, sample_weight=WEIGHTS), expected, rtol=1e-6)
+    assert abs(np.mean(losses * WEIGHTS) - expected) > 0.1
 
 
 def test_tokens_are_the_sum_of_the_weights_since_the_reset():

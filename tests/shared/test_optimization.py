@@ -193,3 +193,38 @@ def test_gradients_of_an_embedding_are_the_dense_ones(name, accumulate_steps):
         return table.numpy()
 
     np.testing.assert_allclose(train(dense=False), train(dense=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate_steps", [1, 2])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_variable_moves_by_its_share_of_the_rate(name, accumulate_steps):
+    """As with an optimiser of its own at that rate, while the others move as ever."""
+    shares, moved = (1.0, 0.25), {}
+
+    def train(given, rate):
+        variables = make_variables()
+        for variable, share in zip(variables, given, strict=True):
+            variable.learning_rate_share = share
+        optimizer = constant(optimizer=name, learning_rate=rate, clip_norm=0.0, accumulate_steps=accumulate_steps)
+        optimizer.build(variables)
+        for gradients in GRADIENTS:
+            optimizer.apply([tf.constant(gradient) for gradient in gradients], variables)
+        assert float(optimizer.learning_rate) == pytest.approx(rate)
+        return [variable.numpy() for variable in variables]
+
+    for share in shares:
+        moved[share] = train((1.0, 1.0), 0.1 * share)
+    assert_equal(train(shares, 0.1), [moved[share][i] for i, share in enumerate(shares)])
+    assert np.abs(moved[1.0][1] - moved[0.25][1]).max() > 1e-3
+    assert_equal(train((0.0, 1.0), 0.1)[:1], START[:1])
+
+
+def test_the_norm_and_clipping_do_not_know_of_shares():
+    variables = make_variables()
+    variables[0].learning_rate_share = 0.0
+    optimizer = constant(optimizer="sgd", clip_norm=1.0)
+    optimizer.build(variables)
+    optimizer.apply([tf.constant(gradient) for gradient in GRADIENTS[0]], variables)
+    whole = norm(GRADIENTS[0])
+    assert float(optimizer.gradient_norm) == pytest.approx(whole, rel=1e-5)
+    assert_equal([variables[1].numpy()], [START[1] - 0.1 * GRADIENTS[0][1] / whole])

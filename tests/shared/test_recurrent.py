@@ -421,3 +421,63 @@ def test_steps_with_input_feeding_are_teacher_forcing(cell, attention):
         output, state, weight = decoder.step(inputs[:, t], state, decoder.attention.keys(memory), memory, mask)
         assert_close((output, weight), (outputs[:, t], weights[:, t]), 1e-6)
     assert_close(state, final, 1e-6)
+
+
+GATES = ["gate", "sentinel"]
+
+
+def look_up_with_sentinel(kind, queries, memory, sentinel, mask, weights):
+    """The formulas again, with one more position at each step that holds the sentinel."""
+    own = np.stack([scores(kind, queries[:, [t]], sentinel[:, [t]], weights)[:, 0] for t in range(queries.shape[1])], 1)
+    everything = np.concatenate([scores(kind, queries, memory, weights), own], axis=-1)
+    exponentials = np.exp(everything) * np.pad(mask, [(0, 0), (0, 1)], constant_values=True)[:, None]
+    attention = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return attention[..., :-1] @ memory + attention[..., -1:] * sentinel, attention[..., :-1]
+
+
+@pytest.mark.parametrize("kind", ["additive", "dot"])
+def test_a_sentinel_is_one_more_place_to_look_at(kind):
+    attention, queries, memory = make_attention(kind)
+    sentinel = normal(3, 4, MEMORY, seed=5)
+    found = attention(queries, attention.keys(memory), memory, MASK, sentinel)
+    expected = look_up_with_sentinel(kind, queries, memory, sentinel, MASK, attention.get_weights())
+    assert_close(found, expected)
+    assert found[1].dtype == tf.float32 and np.all(np.sum(found[1], axis=-1) < 1)
+
+
+@pytest.mark.parametrize("attention", ["additive", "dot"])
+@pytest.mark.parametrize("gate", GATES)
+def test_a_gate_changes_what_the_upper_layers_and_the_output_read(gate, attention):
+    decoder = make_decoder("gru", attention, gate=gate)
+    inputs, state, memory, mask = decoder_arguments("gru")
+    (layer,), weights = decoder.first.recurrences, decoder.attention.get_weights()
+    below, _ = unroll("gru", inputs, state[0], layer.get_weights())
+    if gate == "gate":
+        kernel, bias = decoder.gate.get_weights()
+        contexts, looked = look_up(attention, below, memory, mask, weights)
+        contexts = sigmoid(below @ kernel + bias) * contexts
+    else:
+        (kernel, bias), (inner, shift) = decoder.sentinel_gate.get_weights(), decoder.sentinel.get_weights()
+        share = sigmoid(np.concatenate([inputs, below], axis=-1) @ kernel + bias)
+        sentinel = share * np.tanh(below @ inner + shift)
+        contexts, looked = look_up_with_sentinel(attention, below, memory, sentinel, mask, weights)
+    above = np.concatenate([below, contexts], axis=-1)
+    for layer, layer_state in zip(decoder.upper.recurrences, state[1:], strict=True):
+        above, _ = unroll("gru", above, layer_state, layer.get_weights())
+    kernel, bias = decoder.readout.get_weights()
+    expected = np.tanh(np.concatenate([above, contexts, inputs], axis=-1) @ kernel + bias)
+    outputs, _, found = decoder(inputs, state, memory, mask)
+    assert_close((outputs, found), (expected, looked))
+
+
+@pytest.mark.parametrize("input_feeding", [False, True])
+@pytest.mark.parametrize("gate", GATES)
+def test_steps_with_a_gate_are_teacher_forcing(gate, input_feeding):
+    decoder = make_decoder("lstm", "additive", gate=gate, input_feeding=input_feeding)
+    inputs, state, memory, mask = decoder_arguments("lstm")
+    state = decoder.begin(state, memory)
+    outputs, final, weights = decoder(inputs, state, memory, mask)
+    for t in range(inputs.shape[1]):
+        output, state, weight = decoder.step(inputs[:, t], state, decoder.attention.keys(memory), memory, mask)
+        assert_close((output, weight), (outputs[:, t], weights[:, t]), 1e-6)
+    assert_close(state, final, 1e-6)
