@@ -25,9 +25,10 @@ import tensorflow as tf
 from alternation import measure
 
 from shared.config import TrainingConfig
+from shared.losses import OwnLoss
 from shared.optimization import build_optimizer
 from tasks.language_model.config import ModelConfig
-from tasks.language_model.model import LanguageModel, WindowLoss
+from tasks.language_model.model import LanguageModel
 
 try:
     import torch
@@ -50,7 +51,7 @@ def ours(streams, window, units, layers, dropout):
     model = LanguageModel(config, WORDS, streams)
     model.build()
     training = TrainingConfig(optimizer="sgd", learning_rate=1.0, schedule="constant", clip_norm=0.25)
-    model.compile(build_optimizer(training, 1000), WindowLoss(), jit_compile=False)
+    model.compile(build_optimizer(training, 1000), OwnLoss(), jit_compile=False)
     begins, weights = np.zeros(streams, bool), np.ones((streams, window), np.float32)
 
     def batch(tokens, targets):

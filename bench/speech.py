@@ -25,13 +25,14 @@ import numpy as np
 from alternation import measure
 
 from shared.config import TrainingConfig
+from shared.losses import OwnLoss
 from shared.optimization import build_optimizer
 from shared.text import Vocabulary
 from shared.train import prepare_process
 from tasks.speech.config import DecodingConfig, ModelConfig, SpeechConfig
 from tasks.speech.decode import log_posteriors, recognise
 from tasks.speech.features import Features, compute, num_columns
-from tasks.speech.model import Recogniser, StepLoss
+from tasks.speech.model import Recogniser
 
 try:
     import torch
@@ -67,7 +68,7 @@ def our_model(head: str) -> Recogniser:
 def our_step(head: str, inputs: dict) -> Callable:
     """A training step of this project's model, as a function without arguments."""
     model = our_model(head)
-    model.compile(build_optimizer(TRAINING, 1000), StepLoss(), jit_compile=False)
+    model.compile(build_optimizer(TRAINING, 1000), OwnLoss(), jit_compile=False)
     zeros, weights = np.zeros((BATCH, STEPS), np.int32), np.ones((BATCH, STEPS), np.float32)
     return lambda: model.train_on_batch(inputs, zeros, weights)
 

@@ -13,7 +13,7 @@ so that no layer sees the word it predicts (as every layer above the first would
 import keras
 from keras import layers, ops
 
-from shared.losses import token_cross_entropy
+from shared.losses import OwnLoss, token_cross_entropy
 from shared.recurrent import RecurrentStack, word_scores
 from shared.text import BOS, EOS
 
@@ -200,30 +200,29 @@ class LanguageModel(keras.Model):
         return self.start(ops.full((rows, 1), EOS, "int32"))
 
 
-class WindowLoss(keras.losses.Loss):
-    """The mean of the cross-entropies y_pred (streams, time) that the model computes itself, over real tokens.
+class WindowLoss(OwnLoss):
+    """The loss over windows of random lengths: the mean, times what they hold of the usual length.
+
+    Half a window moves the weights half as far (Merity et al. 2018, section 4.1, scale the learning rate to that end,
+    and so behind the clipping).
 
     Args:
-        window: with windows of random lengths their usual one, else None. The mean is then multiplied by what the
-            windows of the batch hold in the mean of the usual length: half a window moves the weights half as far
-            (Merity et al. 2018, section 4.1, scale the learning rate to that end, and so behind the clipping).
+        window: the usual length.
     """
 
-    def __init__(self, window=None, name="cross_entropy"):
-        super().__init__(name=name, reduction="mean_with_sample_weight")
+    def __init__(self, window):
+        super().__init__()
         self.window = window
 
     def call(self, y_true, y_pred):
         """Losses (streams, time) to be averaged."""
-        if not self.window:
-            return y_pred
         lengths = ops.sum(ops.cast(ops.not_equal(y_true, 0), "float32"), axis=1)
         return y_pred * (ops.mean(lengths) / self.window)
 
 
 def loss(config):
     """The loss for a LanguageModelConfig."""
-    return WindowLoss(config.data.window if config.data.random_windows else None)
+    return WindowLoss(config.data.window) if config.data.random_windows else OwnLoss()
 
 
 def steps(targets):

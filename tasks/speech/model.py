@@ -100,14 +100,3 @@ def ctc_loss(labels, logits, lengths):
     """
     sparse = tf.sparse.from_dense(labels)
     return tf.compat.v1.nn.ctc_loss_v2(sparse, logits, None, lengths, logits_time_major=False, blank_index=0)
-
-
-class StepLoss(keras.losses.Loss):
-    """The mean of the losses y_pred (batch, steps) that the model computes itself, over real steps."""
-
-    def __init__(self, name="step_loss"):
-        super().__init__(name=name, reduction="mean_with_sample_weight")
-
-    def call(self, y_true, y_pred):
-        """Losses (batch, steps) to be averaged."""
-        return y_pred

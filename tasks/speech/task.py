@@ -12,6 +12,7 @@ import numpy as np
 from shared import evaluate
 from shared.config import UserError, load_config
 from shared.lines import read_lines
+from shared.losses import OwnLoss
 from shared.pictures import rendered
 from shared.recordings import decode_sound, sound_blocks, sound_files
 from shared.run import Run, write_atomically, write_picture
@@ -21,7 +22,7 @@ from tasks.speech.corpus import prepare
 from tasks.speech.data import steps_per_pass, training_batches, utterances
 from tasks.speech.decode import align, decode, head_of, log_posteriors, names_of, recognise, vocabulary_of
 from tasks.speech.features import Stream, fit, frame_time, load, num_columns, thin
-from tasks.speech.model import Recogniser, StepLoss
+from tasks.speech.model import Recogniser
 from tasks.speech.score import score
 
 logger = logging.getLogger(__name__)
@@ -308,7 +309,7 @@ TASK = Task(
     training_batches=training_batches,
     steps_per_pass=steps_per_pass,
     build_model=build_model,
-    loss=lambda config: StepLoss(),
+    loss=lambda config: OwnLoss(),
     decode=decode,
     score=score,
     illustrate=illustrate,

@@ -124,7 +124,10 @@ def test_a_file_of_weights_is_taken_where_it_is(load, tmp_path):
         (["model.scheduled_sampling=1"], ["model.scheduled_sampling: 1", "below 1"]),
         (["model.layers=1"], ["model.layers: 1", "model.attention=additive", "model.attention=none"]),
         (["model.attention=none", "model.gate=gate"], ["model.gate:", "model.attention is none"]),
-        (["model.attention=none", "model.attention_penalty=1"], ["model.attention_penalty:", "model.attention is none"]),
+        (
+            ["model.attention=none", "model.attention_penalty=1"],
+            ["model.attention_penalty:", "model.attention is none"],
+        ),
         (["model.weights=imagenet"], ["model.weights:", "model.encoder=small"]),
         (["model.train_encoder=false"], ["model.train_encoder: false", "model.weights", "model.start_from"]),
         (["training.objective=bleu"], ["training.objective: 'bleu'", "words, cider"]),

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 
+from shared.losses import OwnLoss
 from tasks.speech.config import ModelConfig
-from tasks.speech.model import Recogniser, StepLoss
+from tasks.speech.model import Recogniser
 
 COLUMNS, PHONES, LABELS = 3, 7, 6
 CELLS = ["simple", "lstm", "gru"]
@@ -101,7 +102,7 @@ def test_the_ctc_loss_sums_over_all_paths_and_is_spread_over_the_steps():
         np.testing.assert_allclose(losses[row, :steps], -np.log(total) / steps, rtol=1e-4)
     weights = np.array([[1, 1, 1, 1], [1, 1, 1, 0]], "float32")
     expected = sum(losses[row, 0] * steps for row, steps in enumerate((4, 3))) / 7
-    assert float(StepLoss()(np.zeros((2, 4)), losses, sample_weight=weights)) == pytest.approx(expected, rel=1e-5)
+    assert float(OwnLoss()(np.zeros((2, 4)), losses, sample_weight=weights)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_with_both_heads_the_losses_are_weighted():
@@ -120,7 +121,7 @@ def test_with_both_heads_the_losses_are_weighted():
 def test_every_weight_learns_and_is_saved(head, tmp_path):
     model = make(head=head)
     before = model.get_weights()
-    model.compile(optimizer=keras.optimizers.SGD(1.0), loss=StepLoss(), jit_compile=False)
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss=OwnLoss(), jit_compile=False)
     inputs = inputs_of([sound(5), sound(4, seed=2)], [[4, 5, 6, 6, 5], [4, 4, 4, 4, 0]], [[4, 5], [5, 0]])
     model.train_on_batch(inputs, np.zeros((2, 5)), sample_weight=np.ones((2, 5)))
     assert all(np.any(a != b) for a, b in zip(before, model.get_weights(), strict=True))
