@@ -13,16 +13,16 @@ import numpy as np
 from .grammar import PLACES, Scene
 from .shapes import Silhouette, silhouette
 
-SIZE = 112  # pixels of a picture, in width and height
+SIZE = 80  # pixels of a picture, in width and height
 FINE = 4
-EXTENTS = {"tiny": 14, "small": 22, "big": 34}  # pixels, in the greater direction
+EXTENTS = {"tiny": 14, "small": 20, "big": 27}  # pixels, in the greater direction
 MAX_OBJECTS = 4
 
 TOLERANCE = 0.02  # of the picture's width: boxes nearer to each other than this are in contact
 COVERED = (0.3, 0.5)  # least and greatest share of an object that those which cover it hide
 
-# Of what is drawn, in fine pixels; all keep well clear of the tolerance, which is 9 of them.
-_APART, _BESIDE, _TOUCHING = 14, 20, 6  # objects; groups, one of which is told to be beside the other; overlap of boxes
+# Of what is drawn, in fine pixels; all keep well clear of the tolerance, which is 6 of them.
+_APART, _BESIDE, _TOUCHING = 12, 16, 4  # objects; groups, one of which is told to be beside the other; overlap of boxes
 _MARGIN = 2 * FINE  # to the edge of the picture
 _ATTEMPTS = 30  # to lay out a scene, and to bring two objects into contact
 

@@ -96,7 +96,7 @@ class ModelConfig:
     weights: str = ""  # of an encoder of keras.applications: imagenet | FILE.weights.h5 | "" for none
     train_encoder: bool = True  # false: its regions are computed once, and the decoder trains at the speed of text
     encoder_rate: float = 1.0  # learning rate of a trained encoder, as a share of training.learning_rate
-    image_size: int = 112  # pixels, both ways; pictures are squashed to it
+    image_size: int = 80  # pixels, both ways; pictures are squashed to it
     channels: int = 16  # small: of the first layer; the others have two, four and eight times as many
     memory_units: int = 256  # what a region is projected to before the attention reads it
     cell: str = "lstm"  # simple | lstm | gru
