@@ -22,6 +22,13 @@ from shared import cli
 ROOT = Path(__file__).resolve().parents[1]
 
 TINY = {
+    "captioning": [
+        *("data.size=24", "data.batch_size=8", "data.captions_per_picture=2", "model.image_size=32"),
+        *("model.channels=2", "model.memory_units=8", "model.embedding_units=8", "model.units=8"),
+        *("model.attention_units=8", "model.dropout_output=0.1", "training.rounds=2", "training.round_steps=4"),
+        *("training.warmup_steps=2", "training.validation_examples=8", "training.sample_examples=1"),
+        *("decoding.beam_size=3", "decoding.max_length=12"),
+    ],
     "language_model": [
         *("data.size=200", "data.batch_size=4", "data.window=10", "model.embedding_units=8", "model.units=8"),
         *("training.rounds=2", "training.round_steps=4", "training.warmup_steps=2", "training.validation_examples=8"),

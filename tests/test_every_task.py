@@ -37,7 +37,20 @@ def recordings(made, predictions):
     return [f"{folder / line['name']}.flac" for line in predictions]
 
 
+def pictures(made, predictions):
+    """The pictures of the test split as files beside the run."""
+    from tasks.captioning.config import CaptioningConfig
+    from tasks.captioning.corpus import prepare
+
+    folder = made.directory.parent / "pictures"
+    folder.mkdir(exist_ok=True)
+    for example in prepare(load_config(CaptioningConfig, made.directory / "config.yaml")).splits["test"]():
+        (folder / example["name"].numpy().decode()).write_bytes(example["picture"].numpy())
+    return [folder / line["name"] for line in predictions]
+
+
 INPUTS = {
+    "captioning": pictures,
     "language_model": lambda made, predictions: [line["text"] for line in predictions],
     "speech": recordings,
     "translation": lambda made, predictions: [line["source"] for line in predictions],
