@@ -107,7 +107,6 @@ class ModelConfig:
     attention_units: int = 128
     gate: str = "none"  # none | gate | sentinel: how a word that no region shows is written
     attention_penalty: float = 0.0  # weight of the doubly stochastic regularisation
-    concept_weight: float = 0.0  # of the words that the regions themselves are to show
     tie_embeddings: bool = True
     dropout_embedding: float = 0.0
     dropout_memory: float = 0.0
@@ -124,7 +123,7 @@ class ModelConfig:
         sizes = ("image_size", "channels", "memory_units", "embedding_units", "units", "layers", "attention_units")
         check_bounds("model", self, low=1, names=sizes)
         check_bounds("model", self, low=32, names=("image_size",))
-        check_bounds("model", self, low=0, names=("attention_penalty", "concept_weight"))
+        check_bounds("model", self, low=0, names=("attention_penalty",))
         check_bounds("model", self, low=0, high=1, names=("encoder_rate",))
         shares = ("dropout_embedding", "dropout_memory", "dropout_output", "dropout_layers", "scheduled_sampling")
         check_bounds("model", self, low=0, below=1, names=shares)

@@ -51,9 +51,6 @@ class Captioner(keras.Model):
             attention=config.attention, attention_units=config.attention_units,
             dropout=config.dropout_layers, gate=config.gate,
         )  # fmt: skip
-        # At first nearly no word is to be seen anywhere.
-        rare = keras.initializers.Constant(-4.0)
-        self.concepts = layers.Dense(size, bias_initializer=rare, name="concepts") if config.concept_weight else None
         self.draws = keras.random.SeedGenerator() if reward or config.scheduled_sampling else None
 
     def build(self, inputs_shape=None):
@@ -61,8 +58,6 @@ class Captioner(keras.Model):
         for variable in self.encoder.trainable_variables if self.encoder else []:
             variable.learning_rate_share = self.config.encoder_rate
         self.projection.build((None, None, self.channels + 2))
-        if self.concepts:
-            self.concepts.build((None, None, self.config.memory_units))
         self.writer.build(2 * self.config.memory_units, self.config.memory_units)
         self.built = True
 
@@ -109,26 +104,7 @@ class Captioner(keras.Model):
         logits, weights = self.writer.read(tokens, *view, training)
         if training and self.config.attention_penalty:
             self.add_loss(self.config.attention_penalty * unevenness(weights, targets))
-        if training and self.concepts:
-            self.add_loss(self.config.concept_weight * self.unseen_words(view[1], targets, copies))
         return token_cross_entropy(targets, logits, self.label_smoothing if training else 0.0)
-
-    def unseen_words(self, memory, targets, copies):
-        """How badly the regions show by themselves which words the captions have, a scalar in nats per picture.
-
-        Each region has a probability for each word, and a word is in the picture if it is in any region: that of the
-        best one is to be 1 for the words of the captions and 0 for all others (multiple instance learning, as Fang et
-        al. 2015 train their word detectors). It tells an encoder that starts from scratch what to look for long before
-        the attention knows where.
-
-        Args:
-            memory: (pictures * copies, regions, memory units). targets: (pictures * copies, time) ids, 0 on padding.
-        """
-        memory = ops.reshape(memory, (-1, copies, self.rows * self.columns, self.config.memory_units))[:, 0]
-        scores = ops.cast(ops.max(self.concepts(memory), axis=1), "float32")
-        words = ops.reshape(targets, (-1, copies * ops.shape(targets)[1]))
-        there = ops.max(ops.one_hot(words, self.size), axis=1)
-        return ops.mean(ops.sum(ops.softplus(scores) - there * scores, axis=-1))
 
     def _with_own_words(self, tokens, view):
         """Tokens of which some are drawn from what the model itself would have written there.
