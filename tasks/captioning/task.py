@@ -116,8 +116,8 @@ def embeddings(model, features) -> dict:
 
 def predict(context, arguments) -> None:
     """Describes pictures, in their order: a line for each; with --n-best N, N lines `number TAB score TAB caption`."""
-    number = 0
-    for names, pictures in batches_of(context, files_of(arguments.inputs or read_lines([arguments.input]))):
+    number, files = 0, files_of(arguments.inputs or read_lines([arguments.input]))
+    for names, pictures in batches_of(context, one_drawing_each(files) if arguments.plot else files):
         arrays = context.features.read(np.stack(pictures))
         found = describe(context.config, context.model, context.features, arrays, attention=bool(arguments.plot))
         for name, picture, result in zip(names, pictures, found, strict=True):
@@ -173,6 +173,16 @@ def files_of(names: Sequence[str]) -> Iterator[str]:
             yield from map(str, pictures_in(Path(name)))
         else:
             yield name
+
+
+def one_drawing_each(names: Iterator[str]) -> list[str]:
+    """The names. UserError if two pictures would be drawn to one file."""
+    first, names = {}, list(names)
+    for name in names:
+        other = first.setdefault(Path(name).stem, name)
+        if other != name:
+            raise UserError(f"--plot: {other} and {name} would be one file; take folders one after the other")
+    return names
 
 
 def batches_of(context, names: Iterator[str]) -> Iterator[tuple[list[str], list[np.ndarray]]]:
