@@ -80,8 +80,10 @@ def test_what_touches_is_in_contact_and_nothing_else_is_near(drawn):
     for scene, boxes, _ in drawn:
         linked = {relation for relation in scene.relations if relation not in PLACES}
         found = [separation(*pair) / PIXEL for pair in itertools.combinations(itertools.chain(*boxes), 2)]
-        near, overlapping = ([low <= each <= high for each in found] for low, high in ((-1.6, 1.6), (-SIZE, -3)))
-        assert all(each >= 3 or touching or over for each, touching, over in zip(found, near, overlapping, strict=True))
+        near, overlapping = ([low <= each <= high for each in found] for low, high in ((-1.6, 1.6), (-SIZE, -2)))
+        assert all(
+            each >= 2.5 or touching or over for each, touching, over in zip(found, near, overlapping, strict=True)
+        )
         assert any(near) == ("touches" in linked) and any(overlapping) == ("covers" in linked)
 
 
@@ -170,7 +172,7 @@ def test_sizes_do_not_run_into_each_other(drawn):
             extents[group.size] += [max(box[2] - box[0], box[3] - box[1]) * SIZE for box in each]
     for size, values in extents.items():
         assert np.ptp(values) > 1 and abs(np.mean(values) - EXTENTS[size]) < 1
-    assert max(extents["tiny"]) + 4 < min(extents["small"]) and max(extents["small"]) + 4 < min(extents["big"])
+    assert max(extents["tiny"]) + 3 < min(extents["small"]) and max(extents["small"]) + 3 < min(extents["big"])
 
 
 @pytest.mark.parametrize("size", SIZES)
