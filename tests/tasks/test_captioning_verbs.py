@@ -319,8 +319,9 @@ def test_a_training_starts_from_the_weights_of_a_run(made, model_of):
     one_line_error(lambda: started(made.parent / "none", made / "features"), "no such run")
 
 
-FROZEN = ["model.encoder=MobileNet", "model.train_encoder=false"]
-JOINT = ["model.encoder=MobileNet", "model.train_encoder=true", "model.encoder_rate=0.1", "augment.flip=true"]
+LARGER = ["model.encoder=MobileNet", "model.memory_units=32"]  # so that some units of the memory are above 0
+FROZEN = [*LARGER, "model.train_encoder=false"]
+JOINT = [*LARGER, "model.train_encoder=true", "model.encoder_rate=0.1", "augment.flip=true"]
 
 
 @pytest.fixture(scope="module")
@@ -330,8 +331,8 @@ def frozen(train, tmp_path_factory):
     network = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3))
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):  # else next to nothing would come out
-            layer.moving_variance.assign(0.05 * np.ones(layer.moving_variance.shape))
-            layer.beta.assign(np.random.default_rng(4).normal(size=layer.beta.shape))
+            layer.moving_variance.assign(0.3 * np.ones(layer.moving_variance.shape))
+            layer.beta.assign(0.3 * np.random.default_rng(4).normal(size=layer.beta.shape))
     path = tmp_path_factory.mktemp("weights") / "mobile.weights.h5"
     network.save_weights(path)
     return train("frozen", *FROZEN, f"model.weights={path}"), network.get_weights()
