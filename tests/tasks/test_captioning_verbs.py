@@ -355,7 +355,6 @@ def test_an_encoder_that_was_frozen_can_be_trained_further(frozen, model_of):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="the encoder does not move in two steps everywhere")
 def test_an_encoder_that_was_frozen_is_trained_further(train, frozen, model_of):
     first, weights = frozen
     run = train("joint", *JOINT, f"model.start_from={first.directory}")
