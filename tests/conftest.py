@@ -44,7 +44,7 @@ def trained(tmp_path_factory):
         words += [f"data.cache={folder / 'cache'}", *TINY[task]]
         with open(folder / "stdout", "a+") as out:
             fcntl.flock(out, fcntl.LOCK_EX)
-            if out.tell() == 0:
+            if out.seek(0, os.SEEK_END) == 0:
                 done = run(task, *words)
                 assert done.code == 0 and "Traceback" not in done.err, done
                 out.write(done.out)

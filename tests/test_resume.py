@@ -31,6 +31,14 @@ TASK_WORDS = {
         *("augment.copies=1", "augment.noise=[5, 20]", "augment.frequency_masks=1", "augment.time_masks=1"),
         "training.sample_examples=1",
     ],
+    # A pass has twelve batches, of two pictures each, which are changed anew every time.
+    "captioning": [
+        *("data.size=24", "data.batch_size=4", "data.captions_per_picture=2", "model.image_size=32"),
+        *("model.channels=2", "model.memory_units=8", "model.embedding_units=8", "model.units=8"),
+        *("model.attention_units=8", "model.dropout_embedding=0.3", "model.dropout_memory=0.3"),
+        *("model.scheduled_sampling=0.2", "augment.flip=true", "augment.brightness=0.1", "decoding.method=greedy"),
+        *("decoding.max_length=12", "training.sample_examples=1"),
+    ],
 }
 COSINE = ["training.warmup_steps=7"]
 PLATEAU = ["training.schedule=plateau", "training.plateau_patience=1", "training.patience=3"]
@@ -77,6 +85,7 @@ def train(tmp_path_factory):
         "translation": pairs_words(write_pairs(folder / "pairs")),
         "language_model": [f"data.dir={write_text(folder / 'text')}", f"data.cache={folder / 'cache'}"],
         "speech": [f"data.dir={write_sounds(folder / 'sounds')}", f"data.cache={folder / 'cache'}"],
+        "captioning": [f"data.cache={folder / 'cache'}"],
     }
     config = folder / "killed.yaml"
     config.write_text("# what is killed\n")
@@ -185,8 +194,8 @@ def test_five_kills_change_nothing(train, tmp_path):
 
 @pytest.mark.parametrize(
     ("task", "words"),
-    [("translation", PLATEAU), ("language_model", AVERAGED), ("speech", COSINE)],
-    ids=["plateau and accumulated", "averaged", "speech"],
+    [("translation", PLATEAU), ("language_model", AVERAGED), ("speech", COSINE), ("captioning", COSINE)],
+    ids=["plateau and accumulated", "averaged", "speech", "captioning"],
 )
 def test_two_kills_change_nothing_either(train, tmp_path, task, words):
     alone, killed = tmp_path / "alone", tmp_path / "killed"
