@@ -145,6 +145,19 @@ class DecodingConfig:
         check_bounds("decoding", self, above=0, high=1, names=("top_p",))
         check_bounds("decoding", self, low=0, below=1, names=("min_p",))
 
+    @property
+    def beams(self) -> int:
+        """Hypotheses that the search follows for each output."""
+        return self.beam_size if self.method == "beam" else 1
+
+    def check_n_best(self, count: int) -> None:
+        """Raises UserError unless the search has that many hypotheses, which --n-best asks for."""
+        if not 1 <= count <= self.beams:
+            raise UserError(
+                f"--n-best: {count} is out of range; decoding.method={self.method} with "
+                f"decoding.beam_size={self.beam_size} gives 1 to {self.beams}"
+            )
+
     def check_attention(self, attention: str) -> None:
         """Raises UserError for what cannot be had of a model without attention (`model.attention` none)."""
         if self.coverage_penalty and attention == "none":

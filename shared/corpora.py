@@ -81,6 +81,19 @@ def converted(
     return built(build, cache)
 
 
+def key_step(count: int) -> int:
+    """By how much the keys of `count` examples differ that keep their order.
+
+    TFDS sorts by the key, on disk in files for equal parts of all keys there can be.
+    """
+    return 2**shuffle.HKEY_SIZE // max(count, 1)
+
+
+def identity(builder: tfds.core.DatasetBuilder) -> str:
+    """A name for what is prepared that can be part of a folder's, see `shared.task.Corpus`."""
+    return builder.info.full_name.replace("/", "-")
+
+
 def numbered(builder: tfds.core.DatasetBuilder, instruction: str) -> "tf.data.Dataset":
     """(position from 0, example) of a split or slice, in the same order every time."""
     return builder.as_dataset(split=instruction, read_config=tfds.ReadConfig(try_autocache=False)).enumerate()

@@ -47,17 +47,6 @@ class Picture:
     """The file, if it is a JPEG or PNG that holds just these pixels, else empty."""
 
 
-def pictures_in(folder: str | Path) -> list[Path]:
-    """The files in a folder and in its folders whose names end as those of pictures do, in order.
-
-    UserError for a folder without any.
-    """
-    found = sorted(path for path in Path(folder).rglob("[!.]*") if path.suffix.lower() in ENDINGS and path.is_file())
-    if not found:
-        raise UserError(f"{folder}: no picture in it or in its folders; {', '.join(ENDINGS)} are looked for")
-    return found
-
-
 def read_picture(source: str | Path | bytes, name: str, max_pixels: int) -> Picture:
     """The picture in a file, or in its content; transparent parts are laid on white.
 

@@ -30,21 +30,6 @@ Segments = list[tuple[str, float, float]]
 # --------------------------------------------------------------------------------------------------------------- sound
 
 
-def sound_files(names: Iterable[str]) -> Iterator[str]:
-    """The names of files, and in the place of each folder those of the sound files in it and in its folders, in order.
-
-    UserError for a folder without any.
-    """
-    for name in names:
-        if not Path(name).is_dir():
-            yield name
-            continue
-        found = sorted(str(path) for path in Path(name).rglob("*") if path.suffix.lower() in SOUND and path.is_file())
-        if not found:
-            raise UserError(f"{name}: no sound file in it or in its folders; {', '.join(SOUND)} are looked for")
-        yield from found
-
-
 def sound_blocks(path: str | Path, seconds: float) -> tuple[int, Iterator[np.ndarray]]:
     """(sample rate in Hz, blocks of at most `seconds`: float32 (n,) in [-1, 1], channels averaged).
 

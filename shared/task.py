@@ -85,8 +85,8 @@ class Task:
     """The task's own verbs, called as `predict` is."""
     sounds: Callable[[Any, Corpus, list[dict]], dict[str, tuple["np.ndarray", int]]] = lambda *_: {}
     """(config, corpus, predictions as `illustrate` has them) -> name -> (samples in [-1, 1], rate in Hz)."""
-    start: Callable[[Any, "keras.Model"], None] = lambda *_: None
-    """(config, model) -> sets weights that a new training starts from; UserError for what cannot be used."""
+    start: Callable[[Any, "keras.Model", Any], None] = lambda *_: None
+    """(config, model, features) -> sets weights that a new training starts from; UserError for what cannot be used."""
 
 
 def rank(monitor: str, values: Mapping[str, float]) -> list[float]:

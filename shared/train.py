@@ -46,7 +46,7 @@ def train(task, config, run) -> None:
     model.optimizer.build(model.trainable_variables)
     progress = checkpoints.restore_round(run.checkpoints, model)
     if not progress.round:
-        task.start(config, model)
+        task.start(config, model, features)
     parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     run.write_environment(config.training.seed, recurrent_kernels(model), parameters)
     log.info(

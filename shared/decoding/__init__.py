@@ -9,7 +9,7 @@ from shared.decoding.beam import beam_search
 from shared.decoding.fusion import fuse
 from shared.decoding.protocol import VOID, Hypotheses, tile_beams
 from shared.decoding.sampling import chooser, greedy, sample
-from shared.decoding.search import beams_of, search
+from shared.decoding.search import search
 
-__all__ = ["VOID", "Hypotheses", "alignment", "beam_search", "beams_of", "chooser", "ctc", "fuse", "greedy", "sample"]
+__all__ = ["VOID", "Hypotheses", "alignment", "beam_search", "chooser", "ctc", "fuse", "greedy", "sample"]
 __all__ += ["search", "tile_beams"]

@@ -4,17 +4,13 @@ from shared.decoding.beam import beam_search
 from shared.decoding.sampling import greedy, sample
 
 
-def beams_of(decoding) -> int:
-    """Hypotheses that the search of a DecodingConfig follows for each sentence."""
-    return decoding.beam_size if decoding.method == "beam" else 1
-
-
 def search(decoding, step, state, batch_size, max_lengths, max_steps, seed, source_mask=None):
     """`greedy`, `sample` or `beam_search`, as `decoding.method` says, with the section's settings.
 
     Args:
         decoding: a shared.config.DecodingConfig.
-        seed: of what is drawn. All else is as in those functions; `beams_of` tells how many rows `step` is called with.
+        seed: of what is drawn. All else is as in those functions; `step` is called with `decoding.beams` rows for each
+            of `batch_size`.
     """
     sizes = batch_size, max_lengths, max_steps
     if decoding.method == "greedy":

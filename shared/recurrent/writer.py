@@ -4,6 +4,8 @@
     output_t = decoder(embedding(y_{t-1}), state, memory)
     p(y_t | y_<t, memory) = softmax(E output_t + b)      E: the embedding where tied (Press & Wolf 2017)
 
+where the decoder can also be fed [embedding(y_{t-1}), summary].
+
 `read` scores whole texts under teacher forcing; `start` begins a search, which writes new ones step by step.
 """
 
@@ -37,12 +39,17 @@ class Writer(layers.Layer):
         embedding_units: size of their vectors.
         tie_embeddings: whether one matrix reads and writes words.
         dropout_embedding, dropout_output: of the words read, and of what the scores are computed from.
+        feed_summary: whether the summary is also read beside every word, not only told to the first state (Mao et al.
+            2015; Lu et al. 2017, section 2.2): a short way for what the whole memory says of each word.
         **decoder: arguments of AttentionDecoder but output_units; `cell`, `units` and `num_layers` among them.
     """
 
-    def __init__(self, size, embedding_units, tie_embeddings, dropout_embedding, dropout_output, *, name, **decoder):
+    def __init__(
+        self, size, embedding_units, tie_embeddings, dropout_embedding, dropout_output, *, name, feed_summary=False,
+        **decoder,
+    ):  # fmt: skip
         super().__init__(name=name)
-        self.size, self.embedding_units = size, embedding_units
+        self.size, self.embedding_units, self.feed_summary = size, embedding_units, feed_summary
         self.embedding = word_embedding(size, embedding_units, name="embedding")
         self.embedding_dropout = layers.Dropout(dropout_embedding)
         self.decoder = AttentionDecoder(**decoder, output_units=embedding_units, name="decoder")
@@ -62,25 +69,37 @@ class Writer(layers.Layer):
         self.embedding.build((None, None))
         if not self.output_kernel.built:
             self.output_kernel.build((None, None))
-        self.decoder.build((None, None, self.embedding_units), (None, None, memory_units))
+        read_units = self.embedding_units + self.feed_summary * summary_units
+        self.decoder.build((None, None, read_units), (None, None, memory_units))
         for dense in (dense for layer in self.bridge for dense in layer):
             dense.build((None, summary_units))
         self.output_bias = self.add_weight(shape=(self.size,), initializer="zeros", autocast=False, name="output_bias")
         self.built = True
 
     def begin(self, summaries, memory):
-        """The decoder's first state.
+        """What is known before the first word: {"recurrent": the decoder's first state} and, if fed, the "summary".
 
         Args:
             summaries: what is known of the memory as a whole, (batch, summary units) for each tensor of a layer's
-                state: one for simple and GRU, two for LSTM.
+                state: one for simple and GRU, two for LSTM. With `feed_summary` the first is fed.
         """
         state = [[dense(each) for dense, each in zip(layer, summaries, strict=True)] for layer in self.bridge]
-        return self.decoder.begin(state, memory)
+        state = {"recurrent": self.decoder.begin(state, memory)}
+        return {**state, "summary": summaries[0]} if self.feed_summary else state
 
-    def embed(self, tokens):
-        """Vectors of words, (..., embedding units)."""
-        return ops.cast(self.embedding(tokens), self.compute_dtype)
+    def embed(self, tokens, summary, training=False):
+        """What the decoder reads at each word: its vector and, where it is fed, the summary behind it.
+
+        Args:
+            tokens: (batch,) or (batch, time) ids. summary: (batch, summary units) or None.
+        """
+        embedded = ops.cast(self.embedding(tokens), self.compute_dtype)
+        embedded = self.embedding_dropout(embedded, training=training)
+        if summary is None:
+            return embedded
+        if len(tokens.shape) == 2:
+            summary = ops.repeat(summary[:, None], ops.shape(tokens)[1], axis=1)
+        return ops.concatenate([embedded, summary], axis=-1)
 
     def logits(self, outputs):
         """Scores (..., size) of all words, float32, for decoder outputs (..., embedding units)."""
@@ -96,8 +115,8 @@ class Writer(layers.Layer):
         Returns:
             logits (batch, time, size) of every next word, and attention weights (batch, time, positions) or None.
         """
-        embedded = self.embedding_dropout(self.embed(tokens), training=training)
-        outputs, _, weights = self.decoder(embedded, state, memory, mask, training=training)
+        inputs = self.embed(tokens, state.get("summary"), training)
+        outputs, _, weights = self.decoder(inputs, state["recurrent"], memory, mask, training=training)
         return self.logits(self.output_dropout(outputs, training=training)), weights
 
     def start(self, state, memory, mask, copies=1):
@@ -109,19 +128,20 @@ class Writer(layers.Layer):
 
         Returns:
             state, batch-first, and step of the search protocol: step(tokens (batch * copies,), state) -> (log
-            probabilities (batch * copies, size), state). The search repeats and reorders the state; the memory, which
-            is the same for all hypotheses of a row, is repeated here once and held by step.
+            probabilities (batch * copies, size), state). The search repeats and reorders the state; memory and
+            summary, which are the same for all hypotheses of a row, are repeated here once and held by step.
         """
         keys = self.decoder.attention.keys(memory) if self.decoder.attention else None
-        state = {"recurrent": state}
+        summary, state = state.get("summary"), {"recurrent": state["recurrent"]}
         if keys is not None:
             state["attention"] = ops.zeros(ops.shape(mask), "float32")
-        memory, mask, keys = (
-            None if tensor is None else ops.repeat(tensor, copies, axis=0) for tensor in (memory, mask, keys)
+        memory, mask, keys, summary = (
+            None if tensor is None else ops.repeat(tensor, copies, axis=0) for tensor in (memory, mask, keys, summary)
         )
 
         def step(tokens, state):
-            outputs, recurrent, weights = self.decoder.step(self.embed(tokens), state["recurrent"], keys, memory, mask)
+            inputs = self.embed(tokens, summary)
+            outputs, recurrent, weights = self.decoder.step(inputs, state["recurrent"], keys, memory, mask)
             state = {"recurrent": recurrent}
             if weights is not None:
                 state["attention"] = weights

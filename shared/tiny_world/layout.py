@@ -15,7 +15,7 @@ from .shapes import Silhouette, silhouette
 
 SIZE = 80  # pixels of a picture, in width and height
 FINE = 4
-EXTENTS = {"tiny": 14, "small": 20, "big": 27}  # pixels, in the greater direction
+EXTENTS = {"tiny": 18, "small": 23, "big": 29}  # pixels, in the greater direction
 MAX_OBJECTS = 4
 
 TOLERANCE = 0.02  # of the picture's width: boxes nearer to each other than this are in contact

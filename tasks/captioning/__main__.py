@@ -41,12 +41,7 @@ def check_arguments(arguments: argparse.Namespace, config: CaptioningConfig) -> 
     files = [name for name in arguments.inputs if "://" not in name]  # an address is refused where it is read
     if arguments.verb == "predict":
         files.append(arguments.input)
-        limit = config.decoding.beam_size if config.decoding.method == "beam" else 1
-        if not 1 <= arguments.n_best <= limit:
-            raise UserError(
-                f"--n-best: {arguments.n_best} is out of range; decoding.method={config.decoding.method} "
-                f"with decoding.beam_size={config.decoding.beam_size} gives 1 to {limit}"
-            )
+        config.decoding.check_n_best(arguments.n_best)
         if arguments.inputs and arguments.input != "-":
             raise UserError("predict: name pictures as INPUT or list them in a file with --input, not both")
         if arguments.plot and config.model.attention == "none":

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from shutil import which
 
 from shared import config
-from shared.config import TrainingConfig, UserError, check_bounds, check_choices, missing_path
+from shared.config import TrainingConfig, UserError, check_bounds, check_choices
 
 FILES = ("captions", "coco", "karpathy", "flickr8k")  # kinds of the user's own files
 OWN_ENCODER = "small"  # the convolutional network of tasks.captioning.features
@@ -41,6 +40,7 @@ class DataConfig:
     max_pixels: int = 50_000_000  # larger pictures are refused before they are decoded
     batch_size: int = 64  # captions
     captions_per_picture: int = 1  # that a batch holds of each picture, which is seen once for all of them
+    curriculum_passes: int = 0  # at the beginning, over which pictures with longer captions come in by and by
     sort_pool: int = 20  # batches that are sorted by length together
     on_error: str = "stop"  # stop | skip, at a picture or caption that cannot be used
 
@@ -60,6 +60,7 @@ class DataConfig:
             check_choices("data", self, language=("en", "de"))
         check_bounds("data", self, low=1, names=("size", "max_length", "max_pixels", "batch_size", "sort_pool"))
         check_bounds("data", self, low=1, high=self.batch_size, names=("captions_per_picture",))
+        check_bounds("data", self, low=0, names=("curriculum_passes",))
         for name in ("cache", "train", "valid"):
             if not getattr(self, name):
                 raise UserError(f"data.{name}: must not be empty")
@@ -90,9 +91,7 @@ class AugmentConfig:
 class ModelConfig:
     """The encoder, the attention over its grid, and the decoder."""
 
-    encoder: str = (
-        OWN_ENCODER  # small | MobileNetV2 | ResNet50 | EfficientNetB0 | ..., as keras.applications names them
-    )
+    encoder: str = OWN_ENCODER  # small | MobileNetV2 | ResNet50 | EfficientNetB0 | ...: see ENCODERS
     weights: str = ""  # of an encoder of keras.applications: imagenet | FILE.weights.h5 | "" for none
     train_encoder: bool = True  # false: its regions are computed once, and the decoder trains at the speed of text
     encoder_rate: float = 1.0  # learning rate of a trained encoder, as a share of training.learning_rate
@@ -105,6 +104,7 @@ class ModelConfig:
     layers: int = 2  # recurrent; the attention sits between the first and the second
     attention: str = "additive"  # additive | dot | none
     attention_units: int = 128
+    feed_summary: bool = False  # whether what the picture is as a whole is read beside every word
     gate: str = "none"  # none | gate | sentinel: how a word that no region shows is written
     attention_penalty: float = 0.0  # weight of the doubly stochastic regularisation
     tie_embeddings: bool = True
@@ -137,8 +137,6 @@ class ModelConfig:
             raise UserError(f"model.{key}: is about the attention, but model.attention is none")
         if self.encoder == OWN_ENCODER and self.weights:
             raise UserError(f"model.weights: are for encoders of keras.applications, not model.encoder={OWN_ENCODER}")
-        if self.weights not in ("", "imagenet") and not Path(self.weights).is_file():
-            raise missing_path(self.weights, "file of weights")
         if not self.train_encoder and not self.weights and not self.start_from:
             raise UserError(
                 "model.train_encoder: false leaves the encoder as it was drawn at random; name model.weights or "

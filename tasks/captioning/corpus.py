@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import shuffle
 
 from shared import captions, corpora
 from shared.captions import Captions, Faults
 from shared.config import UserError, missing_path
 from shared.corpora import SPLITS
-from shared.pictures import encode_picture, pictures_in, read_picture
+from shared.files import files_in
+from shared.pictures import ENDINGS, encode_picture, read_picture
 from shared.task import Corpus
 from tasks.captioning.config import CaptioningConfig, DataConfig
 
@@ -70,12 +70,8 @@ def _prepared(builder: tfds.core.DatasetBuilder, name: str, told: str = "caption
         splits={split: functools.partial(opened, split) for split in SPLITS if split in builder.info.splits},
         sizes={split: found.num_examples for split, found in builder.info.splits.items()},
         name=name,
-        identity=f"{_identity(builder)}-{told}",
+        identity=f"{corpora.identity(builder)}-{told}",
     )
-
-
-def _identity(builder: tfds.core.DatasetBuilder) -> str:
-    return builder.info.full_name.replace("/", "-")
 
 
 # -------------------------------------------------------------------------------------------------------------- shards
@@ -122,8 +118,7 @@ class CaptionedPictures(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split):
         config, count = self.builder_config, 0
         found = config.splits[split]
-        # TFDS sorts by the key, on disk in files for equal parts of all keys there can be.
-        step = 2**shuffle.HKEY_SIZE // max(len(found), 1)
+        step = corpora.key_step(len(found))
         for each in found:
             try:
                 picture = _encoded(each, config.max_pixels)
@@ -200,7 +195,7 @@ def _pictures(folder: Path, told: Captions, faults: Faults) -> list[Captioned]:
 
 def _note_pictures_without_captions(data: DataConfig, told: dict[str, Captions], faults: Faults) -> None:
     folder, named = Path(data.dir, data.images), set().union(*told.values())
-    for path in pictures_in(folder):
+    for path in files_in(folder, ENDINGS, "picture"):
         if (name := path.relative_to(folder).as_posix()) not in named:
             faults.add(NO_CAPTION, name)
 
@@ -319,7 +314,7 @@ def _public(data: DataConfig) -> Corpus:
     splits = {
         split: PublicSplit(builder, split, instruction, size, *features) for split, (instruction, size) in found.items()
     }
-    folder = corpora.folder_name(_identity(builder), features, found, data.on_error, data.max_pixels)
+    folder = corpora.folder_name(corpora.identity(builder), features, found, data.on_error, data.max_pixels)
     return _prepared(_converted(splits, folder, data.corpus, data), name)
 
 

@@ -1,6 +1,7 @@
 """Pictures and captions in, batches out: (inputs, targets, weights) to train.
 
 A pass shows every training picture once, with `data.captions_per_picture` of its captions, drawn anew for each pass.
+The first `data.curriculum_passes` are of the pictures with the shortest captions, see `shared.batching.passes`.
 """
 
 from itertools import pairwise
@@ -25,7 +26,8 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
     records, arrays = seen(config, corpus, features, "train")
     captions = [encoded(record["captions"], config, features) for record in records]
     rewarded = config.training.objective == "cider"
-    pictures = np.array([i for i, ids in enumerate(captions) if ids], np.int64)
+    lengths = [max(map(len, ids), default=0) for ids in captions]
+    pictures = np.array([i for i in np.argsort(lengths, kind="stable") if captions[i]], np.int64)
     data, seed, steps = config.data, config.training.seed, steps_per_pass(config, corpus, features)
 
     def choose(picture, pass_seed):
@@ -65,7 +67,9 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
     # Rows of a ragged tensor have no fixed length, which batches of rows of any length ask for.
     pictures = tf.RaggedTensor.from_row_lengths(pictures, np.ones_like(pictures))
     pictures = tf.data.Dataset.from_tensor_slices(pictures)
-    batches = passes(pictures, batches_of, features.num_pictures, seed, steps, first_step)
+    batches = passes(
+        pictures, batches_of, features.num_pictures, seed, steps, first_step, curriculum=data.curriculum_passes
+    )
     return batches.enumerate(first_step).map(read).prefetch(4)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from shared.batching import padded_array
-from shared.decoding import beams_of, fuse, search
+from shared.decoding import fuse, search
 from shared.evaluate import restore_language_model
 from shared.losses import token_cross_entropy
 from shared.pictures import rendered
@@ -87,7 +87,7 @@ def _search(model, decoding, language_model):
     @tf.function(autograph=False, input_signature=[seen_of(model), tf.TensorSpec((), tf.int32)])
     def run(pictures, seed):
         rows = tf.shape(pictures)[0]
-        state, step = model.start(pictures, beams_of(decoding))
+        state, step = model.start(pictures, decoding.beams)
         if language_model:
             state, step = fuse(state, step, *language_model.start_of_text(rows), decoding.language_model_weight)
         return search(decoding, step, state, rows, tf.fill([rows], decoding.max_length), decoding.max_length, seed)

@@ -24,7 +24,7 @@ from keras import layers, ops
 
 from shared.cache import computed_once
 from shared.checkpoints import Buffer
-from shared.config import RunError, UserError, one_line
+from shared.config import RunError, UserError, load_config, missing_path, one_line
 from shared.pictures import decode_picture
 from shared.run import Run, to_json, write_atomically
 from shared.task import Corpus
@@ -57,7 +57,7 @@ class Encoder(layers.Layer):
             application = getattr(keras.applications, config.encoder)
             self.network = pretrained(application, weights, shape, config)
             self.scale = importlib.import_module(application.__module__).preprocess_input
-        _, *self.grid, self.channels = self.network.output_shape
+        _, *self.regions = self.network.output_shape  # rows, columns, channels
         self.build((None, *shape))
         # As a graph, which frees what each layer made once the next has read it: of 64 pictures that is gigabytes.
         self.compiled = tf.function(
@@ -74,16 +74,17 @@ class Encoder(layers.Layer):
         """See the class."""
         scaled = ops.cast(self.scale(ops.cast(pictures, "float32")), self.compute_dtype)
         found = self.network(scaled, training=training if self.own else False)
-        return ops.reshape(found, (-1, self.grid[0] * self.grid[1], self.channels))
+        rows, columns, channels = self.regions
+        return ops.reshape(found, (-1, rows * columns, channels))
 
 
 def own_network(shape, channels: int) -> keras.Model:
     """Six convolutions of 3x3 with batch normalisation (Ioffe & Szegedy 2015), small enough to be trained on a CPU.
 
-    A region of the last one is 16 pixels wide and high, and has seen 63.
+    A region of the last one is 8 pixels wide and high, and has seen 55.
     """
     outputs = inputs = keras.Input(shape)
-    for width, stride in ((1, 2), (2, 2), (2, 1), (4, 2), (4, 1), (8, 2)):
+    for width, stride in ((1, 2), (2, 2), (2, 1), (4, 2), (4, 1), (8, 1)):
         outputs = layers.Conv2D(width * channels, 3, stride, "same", use_bias=False)(outputs)
         outputs = layers.ReLU()(layers.BatchNormalization(momentum=0.95)(outputs))
     return keras.Model(inputs, outputs)
@@ -143,8 +144,9 @@ class Features:
 
 
 def fit(config: CaptioningConfig, corpus: Corpus) -> Features:
-    """Features learned from the training split alone, which is streamed. UserError if it holds no usable caption."""
-    options = config.vocabulary
+    """Features learned from the training split alone, which is streamed. UserError if it holds no usable caption, or if
+    weights are missing."""
+    source, options = _source(config.model), config.vocabulary
     captions = (caption for some in _captions(corpus) for caption in some)
     try:
         vocabulary = Vocabulary.train(captions, options.unit, options.size, options.lowercase, options.min_count)
@@ -165,10 +167,25 @@ def fit(config: CaptioningConfig, corpus: Corpus) -> Features:
     encoder = None
     if not config.model.train_encoder:
         encoder = Encoder(config.model, config.model.weights or None)
-        if config.model.start_from:
-            load_encoder(encoder, Run(Path(config.model.start_from)).features)
+        if source:
+            load_encoder(encoder, source.features)
     rewarded = config.training.objective == "cider"
     return Features(vocabulary, num_pictures, encoder, references if rewarded else None)
+
+
+def _source(model: ModelConfig) -> Run | None:
+    """The run that this training starts from. UserError if it, or the file of weights, is missing or of no use."""
+    if model.weights not in ("", "imagenet") and not Path(model.weights).is_file():
+        raise missing_path(model.weights, "file of weights")
+    if not model.start_from:
+        return None
+    run = Run.open(model.start_from, CaptioningConfig)
+    if not model.train_encoder and load_config(CaptioningConfig, run.config).model.train_encoder:
+        raise UserError(
+            f"model.start_from: {run.directory} has trained its encoder, which lies in its checkpoints; choose "
+            "model.train_encoder=true, where model.encoder_rate=0 leaves it as it is"
+        )
+    return run
 
 
 def fits(caption: list[int], max_length: int) -> bool:
@@ -179,19 +196,24 @@ def fits(caption: list[int], max_length: int) -> bool:
 def load(config: CaptioningConfig, directory: str | Path) -> Features:
     """The features that `save` wrote. Raises UserError if a file is missing or damaged."""
     directory = Path(directory)
-    num_pictures, encoder, references = _read_json(directory / "statistics.json")["num_pictures"], None, None
+    encoder, references = None, None
+    with _readable(directory / "statistics.json") as path:
+        num_pictures = int(json.loads(path.read_bytes())["num_pictures"])
     if not config.model.train_encoder:
         encoder = Encoder(config.model)
         load_encoder(encoder, directory)
     if config.training.objective == "cider":
-        references = _read_json(directory / "references.json")
+        with _readable(directory / "references.json") as path:
+            references = json.loads(path.read_bytes())
     return Features(read_vocabulary(directory / "vocabulary.json"), num_pictures, encoder, references)
 
 
-def _read_json(path: Path):
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[Path]:
+    """Yields the path. UserError if the body finds no file there, or in it not what it looks for."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        yield path
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path}: missing or damaged, so the run is incomplete") from error
 
 

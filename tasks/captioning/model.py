@@ -27,7 +27,7 @@ class Captioner(keras.Model):
     Args:
         config: a tasks.captioning.config.ModelConfig.
         size: number of entries in the vocabulary.
-        regions: (rows, columns, channels) of what the encoder makes of a picture.
+        regions: (rows, columns, channels) of what was made of a picture, where the encoder is not trained.
         label_smoothing: see `shared.losses`.
         reward: None to train on cross-entropy; else the model is trained on captions that it draws itself, and this is
             (captions (n, time) int32 ended by eos, references (n, references, time) int32, the same for all pictures)
@@ -35,13 +35,13 @@ class Captioner(keras.Model):
         longest: tokens of the longest caption that is drawn.
     """
 
-    def __init__(self, config, size, regions, label_smoothing=0.0, reward=None, longest=40):
+    def __init__(self, config, size, regions=None, label_smoothing=0.0, reward=None, longest=40):
         super().__init__(name="captioner")
         self.config, self.size, self.label_smoothing, self.reward, self.longest = (
             config, size, label_smoothing, reward, longest,
         )  # fmt: skip
-        self.rows, self.columns, self.channels = regions
         self.encoder = Encoder(config) if config.train_encoder else None
+        self.rows, self.columns, self.channels = self.encoder.regions if self.encoder else regions
         self.projection = layers.Dense(config.memory_units, activation="relu", name="projection")
         self.memory_dropout = layers.Dropout(config.dropout_memory)
         self.writer = Writer(
@@ -49,7 +49,7 @@ class Captioner(keras.Model):
             config.dropout_embedding, config.dropout_output, name="writer",
             cell=config.cell, units=config.units, num_layers=config.layers,
             attention=config.attention, attention_units=config.attention_units,
-            dropout=config.dropout_layers, gate=config.gate,
+            dropout=config.dropout_layers, gate=config.gate, feed_summary=config.feed_summary,
         )  # fmt: skip
         self.draws = keras.random.SeedGenerator() if reward or config.scheduled_sampling else None
 
@@ -57,7 +57,7 @@ class Captioner(keras.Model):
         """Creates every weight, so that a checkpoint can be loaded before any batch was seen."""
         for variable in self.encoder.trainable_variables if self.encoder else []:
             variable.learning_rate_share = self.config.encoder_rate
-        self.projection.build((None, None, self.channels + 2))
+        self.projection.build((None, None, self.channels + self.rows + self.columns))
         self.writer.build(2 * self.config.memory_units, self.config.memory_units)
         self.built = True
 
@@ -80,9 +80,10 @@ class Captioner(keras.Model):
         return state, memory, ops.ones(ops.shape(memory)[:2], "bool")
 
     def _placed(self, regions):
-        """Regions with two numbers more, where in the picture they are, from -1 to 1 across and down."""
-        down, across = np.meshgrid(np.linspace(-1, 1, self.rows), np.linspace(-1, 1, self.columns), indexing="ij")
-        places = ops.convert_to_tensor(np.stack([across, down], axis=-1).reshape(1, -1, 2), self.compute_dtype)
+        """Regions with where in the picture they are: their row and their column, one-hot."""
+        rows = np.repeat(np.eye(self.rows), self.columns, axis=0)
+        columns = np.tile(np.eye(self.columns), (self.rows, 1))
+        places = ops.convert_to_tensor(np.concatenate([rows, columns], axis=1)[np.newaxis], self.compute_dtype)
         places = ops.broadcast_to(places, (ops.shape(regions)[0], *places.shape[1:]))
         return ops.concatenate([ops.cast(regions, self.compute_dtype), places], axis=-1)
 

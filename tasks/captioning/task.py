@@ -4,7 +4,7 @@ import functools
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import numpy as np
 
 from shared import evaluate
 from shared.config import UserError, load_config
+from shared.files import check_stems, expanded
 from shared.lines import read_lines
 from shared.losses import OwnLoss
-from shared.pictures import decode_picture, encode_picture, pictures_in, read_picture
+from shared.pictures import ENDINGS, decode_picture, encode_picture, read_picture
 from shared.run import Run, write_picture
 from shared.task import Task
 from shared.text import EOS
@@ -33,8 +34,7 @@ GRID = 12  # validation pictures shown with their captions
 
 def build_model(config, features) -> Captioner:
     """A built captioner with fresh weights."""
-    encoder = features.encoder or Encoder(config.model)
-    regions = (*encoder.grid, encoder.channels)
+    regions = features.encoder.regions if features.encoder else None
     reward = functools.partial(rewards, Cider.fit(_ended(features.references))) if features.references else None
     model = Captioner(
         config.model, len(features.vocabulary), regions, config.training.label_smoothing, reward,
@@ -59,7 +59,7 @@ def _ended(references):
     return [[(*caption, EOS) for caption in captions] for captions in references]
 
 
-def start(config, model) -> None:
+def start(config, model, features) -> None:
     """Takes the weights of the run that `model.start_from` names, or those of an encoder that comes trained."""
     name = config.model.start_from
     if not name:
@@ -67,11 +67,14 @@ def start(config, model) -> None:
             model.encoder.network.set_weights(Encoder(config.model, config.model.weights).network.get_weights())
         return
     run = Run.open(name, CaptioningConfig)
-    other = evaluate.restore(TASK, run, load_config(CaptioningConfig, run.config)).model
+    found = evaluate.restore(TASK, run, load_config(CaptioningConfig, run.config))
+    if found.features.vocabulary.digest() != features.vocabulary.digest():
+        raise UserError(f"model.start_from: {name} has another vocabulary; train both on the same captions")
+    other = found.model
     parts = [[part for part in each.layers if part.name != "encoder"] for each in (model, other)]
     shapes = [[tuple(weight.shape) for part in each for weight in part.weights] for each in parts]
     if shapes[0] != shapes[1]:
-        raise UserError(f"model.start_from: {name} has another vocabulary or other layers; train both with equal ones")
+        raise UserError(f"model.start_from: {name} has other layers; train both with equal ones")
     for mine, theirs in zip(*parts, strict=True):
         mine.set_weights(theirs.get_weights())
     if model.encoder and other.encoder:
@@ -115,9 +118,15 @@ def embeddings(model, features) -> dict:
 
 
 def predict(context, arguments) -> None:
-    """Describes pictures, in their order: a line for each; with --n-best N, N lines `number TAB score TAB caption`."""
-    number, files = 0, files_of(arguments.inputs or read_lines([arguments.input]))
-    for names, pictures in batches_of(context, one_drawing_each(files) if arguments.plot else files):
+    """Describes pictures, in their order: a line for each; with --n-best N, N lines `number TAB score TAB caption`.
+
+    What comes before one that is none is written, too.
+    """
+    number, files = 0, files_of(arguments)
+    if arguments.plot:
+        files = list(files)
+        check_stems("--plot", files)
+    for names, pictures in batches_of(context, files):
         arrays = context.features.read(np.stack(pictures))
         found = describe(context.config, context.model, context.features, arrays, attention=bool(arguments.plot))
         for name, picture, result in zip(names, pictures, found, strict=True):
@@ -147,7 +156,7 @@ def search_verb(context, arguments) -> None:
     """
     if arguments.text is not None:
         ranked = []
-        for names, pictures in batches_of(context, files_of(arguments.inputs or read_lines(["-"]))):
+        for names, pictures in batches_of(context, files_of(arguments)):
             arrays = context.features.read(np.stack(pictures))
             captions = [[arguments.text]] * len(names)
             scores = score_captions(context.config, context.model, context.features, arrays, captions)
@@ -162,39 +171,38 @@ def search_verb(context, arguments) -> None:
     sys.stdout.writelines(f"{each:.4f}\t{what}\n" for each, what in ranked[: arguments.top or None])
 
 
-def files_of(names: Sequence[str]) -> Iterator[str]:
-    """Pictures that are named, and those in folders that are named. UserError for what is neither."""
+def files_of(arguments) -> Iterator[str]:
+    """The pictures that are named, on the command line or in a list, and those in folders that are named."""
+    names = arguments.inputs or read_lines([getattr(arguments, "input", "-")])
+    return expanded((name for name in names if name.strip()), ENDINGS, "picture")
+
+
+def batches_of(context, names: Iterable[str]) -> Iterator[tuple[list[str], list[np.ndarray]]]:
+    """Names and pictures (size, size, 3), as many at a time as are described together.
+
+    UserError for what is no picture, once those before it were given out.
+    """
+    some, pictures = [], []
     for name in names:
-        if not name.strip():
-            continue
-        if "://" in name:
-            raise UserError(f"{name}: an address; download the picture and name the file")
-        if Path(name).is_dir():
-            yield from map(str, pictures_in(Path(name)))
-        else:
-            yield name
-
-
-def one_drawing_each(names: Iterator[str]) -> list[str]:
-    """The names. UserError if two pictures would be drawn to one file."""
-    first, names = {}, list(names)
-    for name in names:
-        other = first.setdefault(Path(name).stem, name)
-        if other != name:
-            raise UserError(f"--plot: {other} and {name} would be one file; take folders one after the other")
-    return names
-
-
-def batches_of(context, names: Iterator[str]) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """Names and pictures (size, size, 3), as many at a time as are described together."""
-    names = iter(names)
-    while some := list(islice(names, context.config.decoding.batch_size)):
-        yield some, [load_picture(context, name) for name in some]
+        try:
+            pictures.append(load_picture(context, name))
+        except UserError:
+            if some:
+                yield some, pictures
+            raise
+        some.append(name)
+        if len(some) == context.config.decoding.batch_size:
+            yield some, pictures
+            some, pictures = [], []
+    if some:
+        yield some, pictures
 
 
 def load_picture(context, name: str) -> np.ndarray:
     """A file as the model sees it, uint8 (size, size, 3), by the way that training pictures went. UserError if it is
     none."""
+    if "://" in name:
+        raise UserError(f"{name}: an address; download the picture and name the file")
     config = context.config
     return decode_picture(encode_picture(read_picture(name, name, config.data.max_pixels)), config.model.image_size)
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import shuffle
 
 from shared import corpora
 from shared.config import UserError, missing_path
@@ -178,8 +177,7 @@ class TextLines(tfds.core.GeneratorBasedBuilder):
                 f"{file.path}: its {size} lines are too few to cut into train, valid and test; data.dir=FOLDER takes "
                 "each from its own file"
             )
-        # TFDS sorts by the key, on disk in files for equal parts of all keys there can be.
-        step = 2**shuffle.HKEY_SIZE // max(size, 1)
+        step = corpora.key_step(size)
         blank = True
         for position, (text, begins) in enumerate(itertools.islice(self._lines(file.path), first, last)):
             blank = blank and not text.strip()

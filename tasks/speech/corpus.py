@@ -25,7 +25,6 @@ from unittest import mock
 import numpy as np
 import soundfile
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import shuffle
 
 from shared import corpora
 from shared.config import UserError, missing_path, one_line
@@ -83,12 +82,8 @@ def _prepared(builder: tfds.core.DatasetBuilder, name: str) -> Corpus:
         splits={split: functools.partial(opened, split) for split in SPLITS if split in builder.info.splits},
         sizes={split: found.num_examples for split, found in builder.info.splits.items()},
         name=name,
-        identity=_identity(builder),
+        identity=corpora.identity(builder),
     )
-
-
-def _identity(builder: tfds.core.DatasetBuilder) -> str:
-    return builder.info.full_name.replace("/", "-")
 
 
 # --------------------------------------------------------------------------------------------------------- public sets
@@ -108,7 +103,7 @@ def _public(data: DataConfig) -> Corpus:
         },
         sizes={split: size for split, (_, size) in splits.items()},
         name=name,
-        identity=corpora.folder_name(_identity(builder), fields, splits),
+        identity=corpora.folder_name(corpora.identity(builder), fields, splits),
     )
 
 
@@ -221,8 +216,7 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split):
         config, names = self.builder_config, set()
         recordings = config.recordings[split]
-        # TFDS sorts by the key, on disk in files for equal parts of all keys there can be.
-        step = 2**shuffle.HKEY_SIZE // max(len(recordings), 1)
+        step = corpora.key_step(len(recordings))
         for recording in recordings:
             try:
                 if recording.name in names:

@@ -11,10 +11,11 @@ import numpy as np
 
 from shared import evaluate
 from shared.config import UserError, load_config
+from shared.files import check_stems, expanded
 from shared.lines import read_lines
 from shared.losses import OwnLoss
 from shared.pictures import rendered
-from shared.recordings import decode_sound, sound_blocks, sound_files
+from shared.recordings import SOUND, decode_sound, sound_blocks
 from shared.run import Run, write_atomically, write_picture
 from shared.task import Task
 from tasks.speech.config import SpeechConfig
@@ -48,8 +49,9 @@ def build_model(config, features) -> Recogniser:
     return model
 
 
-def start(config, model) -> None:
+def start(config, model, features) -> None:
     """Takes the recurrent layers of the run that `model.start_from` names."""
+    del features  # other heads, and so other phones, can be trained on the same layers
     if not config.model.start_from:
         return
     run = Run.open(config.model.start_from, SpeechConfig)
@@ -104,7 +106,8 @@ def embeddings(model, features) -> dict:
 
 def predict(context, arguments) -> None:
     """Writes what is said in each sound file, in their order; what comes before one that is none is written, too."""
-    files = [*sound_files(arguments.inputs or (line for line in read_lines([arguments.input]) if line.strip()))]
+    names = arguments.inputs or (line for line in read_lines([arguments.input]) if line.strip())
+    files = list(expanded(names, SOUND, "sound file"))
     check_outputs(arguments, files)
     if arguments.posteriors and (taken := next((name for name in files if name in ARRAYS), "")):
         raise UserError(f"--posteriors: {taken!r} is what something else in that file is called; write ./{taken}")
@@ -143,11 +146,7 @@ def check_outputs(arguments, names: Sequence[str]) -> None:
     if arguments.format == "textgrid" and not arguments.output and len(names) > 1:
         raise UserError("--format textgrid: writes one file per recording; name a folder for them with --output DIR")
     if arguments.output:
-        first = {}
-        for name in names:
-            other = first.setdefault(Path(name).stem, name)
-            if other != name:
-                raise UserError(f"--output: {other} and {name} would be one file; take folders one after the other")
+        check_stems("--output", names)
 
 
 def read_pairs(inputs: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from shared.batching import padded_array
-from shared.decoding import beams_of, fuse, search
+from shared.decoding import fuse, search
 from shared.evaluate import restore_language_model
 from shared.losses import token_cross_entropy
 from shared.pictures import rendered
@@ -80,7 +80,7 @@ def _search(model, decoding, language_model):
     @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)])
     def run(source, seed):
         rows = tf.shape(source)[0]
-        state, step = model.start(source, beams_of(decoding))
+        state, step = model.start(source, decoding.beams)
         if language_model:
             state, step = fuse(state, step, *language_model.start_of_text(rows), decoding.language_model_weight)
         lengths = tf.reduce_sum(tf.cast(source != 0, tf.float32), axis=1)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from shared.config import DecodingConfig
-from shared.decoding import VOID, Hypotheses, beam_search, beams_of, chooser, greedy, sample, tile_beams
+from shared.decoding import VOID, Hypotheses, beam_search, chooser, greedy, sample, tile_beams
 from shared.decoding import search as search_as_told
 from shared.decoding.protocol import top_k, top_tokens
 from shared.decoding.sampling import truncate
@@ -514,7 +514,7 @@ def test_the_configuration_says_which_search_it_is(method):
         same = found.tokens.shape == expected().tokens.shape and np.array_equal(found.tokens, expected().tokens)
         assert same == (name == method)
     np.testing.assert_allclose(found.scores, direct[method]().scores, rtol=1e-6)
-    assert beams_of(decoding) == found.tokens.shape[1] == (3 if method == "beam" else 1)
+    assert decoding.beams == found.tokens.shape[1] == (3 if method == "beam" else 1)
 
 
 @pytest.mark.parametrize("key", ["length_penalty", "coverage_penalty", "no_repeat_ngram"])

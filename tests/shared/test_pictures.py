@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms
 
-from shared.pictures import decode_picture, encode_picture, pictures_in, read_picture
+from shared.pictures import decode_picture, encode_picture, read_picture
 from tests.errors import one_line_error
 
 LIMIT = 1_000_000
@@ -295,17 +295,3 @@ def test_decoding_takes_all_pixels_into_account():
 
 def test_pictures_of_the_wanted_size_are_decoded_pixel_for_pixel():
     np.testing.assert_array_equal(decode_picture(content(squares(64, 64), "PNG"), 64), squares(64, 64))
-
-
-# -------------------------------------------------------------------------------------------------------------- folders
-
-
-def test_folders_are_listed_in_order(tmp_path):
-    names = ["a.PNG", "b/a.jpeg", "b/c/z.webp", "c.gif", "d.JPG", "e.bmp"]
-    for name in (*names, "notes.txt", "b/f.tif", "._a.jpg", "g.jpg/in.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in pictures_in(str(tmp_path))]
-    assert found == [*names, "g.jpg/in.png"]
-    (tmp_path / "none").mkdir()
-    one_line_error(lambda: pictures_in(tmp_path / "none"), tmp_path / "none", "no picture", ".webp")

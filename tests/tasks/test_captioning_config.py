@@ -68,6 +68,7 @@ def test_checking_loads_nothing_heavy():
         ["model.image_size=32", "model.encoder_rate=0", "model.gate=sentinel", "model.attention_penalty=1"],
         FROZEN,
         ["model.train_encoder=false", "model.start_from=runs/one"],
+        ["model.encoder=VGG16", "model.weights=moved/since/weights.h5"],
         ["model.encoder=ResNet50", "augment.flip=true", "augment.shift=0.1"],
         [*CIDER, "augment.brightness=0.2"],
         ["decoding.max_length=1", "decoding.coverage_penalty=0.2"],
@@ -75,13 +76,6 @@ def test_checking_loads_nothing_heavy():
 )
 def test_what_can_work_is_taken(load, overrides):
     assert load(*overrides)
-
-
-def test_a_file_of_weights_is_taken_where_it_is(load, tmp_path):
-    path = tmp_path / "weights.h5"
-    one_line_error(lambda: load("model.encoder=VGG16", f"model.weights={path}"), f"{path}: no such file of weights")
-    path.touch()
-    assert load("model.encoder=VGG16", f"model.weights={path}").model.weights == str(path)
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,18 @@ def test_features_come_back_as_they_were(tmp_path):
         assert json.loads((tmp_path / objective / "features/statistics.json").read_text()) == {"num_pictures": 4}
 
 
+def test_weights_that_are_not_there_are_one_line(tmp_path):
+    model = {"encoder": "VGG16", "weights": str(tmp_path / "weights.h5")}
+    one_line_error(lambda: fit(configured(model=model), CORPUS), f"{tmp_path}/weights.h5: no such file of weights")
+
+
+def test_other_statistics_are_one_line(tmp_path):
+    fit(configured(), CORPUS).save(tmp_path)
+    for content in ("{}", "[]", "3"):
+        (tmp_path / "statistics.json").write_text(content)
+        one_line_error(lambda: load(configured(), tmp_path), "statistics.json: ")
+
+
 @pytest.mark.parametrize("name", ["vocabulary.json", "statistics.json", "references.json"])
 @pytest.mark.parametrize("damage", ["missing", "half"])
 def test_damaged_features_are_one_line(tmp_path, name, damage):
@@ -173,7 +185,7 @@ def test_a_frozen_encoder_is_kept_in_the_run(frozen):
     regions = features.read(pixels())
     assert regions.dtype == np.float16 and regions.shape == (4, 1, 1280) and regions.std(axis=0).max() > 0.1
     np.testing.assert_array_equal(found.read(pixels()), regions)
-    assert (found.encoder.grid, found.encoder.channels) == ([1, 1], 1280)
+    assert found.encoder.regions == [1, 1, 1280]
     assert "encoder.weights.h5" in {path.name for path in folder.iterdir()}
 
 
@@ -200,7 +212,8 @@ def test_an_encoder_from_scratch_does_as_in_training():
     encoder = Encoder(ModelConfig(image_size=64, channels=2))
     pictures = np.stack([decode_picture(content, 64) for content in PICTURES["train"]])
     found = encoder(pictures)
-    assert found.shape == (4, 16, encoder.channels) and encoder.grid == [4, 4] and np.min(found) >= 0
+    rows, columns, channels = encoder.regions
+    assert found.shape == (4, rows * columns, channels) and rows == columns == 8 and np.min(found) >= 0
     alone = encoder(pictures[:1])
     np.testing.assert_allclose(alone, found[:1], atol=1e-5)
     if encoder.network.non_trainable_weights:

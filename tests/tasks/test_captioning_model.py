@@ -27,6 +27,8 @@ REAL = TARGETS != 0
 VARIANTS = {
     "simple": {"cell": "simple", "attention": "dot", "gate": "gate"},
     "lstm": {"cell": "lstm", "attention": "none", "layers": 1, "tie_embeddings": False},
+    "fed": {"cell": "lstm", "attention": "additive", "feed_summary": True},
+    "fed alone": {"cell": "gru", "attention": "none", "feed_summary": True},
     "gru": {"cell": "gru", "attention": "additive"},
     "sentinel": {"cell": "lstm", "attention": "additive", "gate": "sentinel", "layers": 3},
     "dot sentinel": {"cell": "gru", "attention": "dot", "gate": "sentinel"},
@@ -37,7 +39,7 @@ variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def untrained(seed=3, label_smoothing=0.0, reward=None, longest=6, **options):
     keras.utils.set_random_seed(seed)
     config = ModelConfig(**SMALL | options)
-    regions = (2, 2, 16) if config.train_encoder else (ROWS, COLUMNS, CHANNELS)
+    regions = None if config.train_encoder else (ROWS, COLUMNS, CHANNELS)
     model = Captioner(config, IDS, regions, label_smoothing, reward, longest)
     model.build()
     return model
@@ -157,7 +159,7 @@ def test_several_captions_of_a_picture_are_as_many_calls(options):
 def test_every_region_and_its_place_matter(options):
     model = make(**options)
     pictures = np.repeat(REGIONS[:1], ROWS * COLUMNS + 1, axis=0)
-    pictures[np.arange(6), np.arange(6)] += 3
+    pictures[np.arange(6), np.arange(6)] += 3 * np.array([1, -1, 1, -1, 1], "float16")
     found = losses(model, pictures, np.repeat(TARGETS[:1], 7, axis=0))
     assert np.all(np.abs(found[:6] - found[6]).max(axis=1) > 1e-5)
     turned = REGIONS[:, ::-1]
@@ -169,12 +171,11 @@ def test_every_region_and_its_place_matter(options):
 
 
 def test_places_run_from_left_to_right_and_down():
-    """The projection takes nothing but where a region is: first how far right, then how far down."""
-    model = untrained(memory_units=2)
-    model.projection.kernel.assign(np.eye(CHANNELS + 2, 2, -CHANNELS))
-    model.projection.bias.assign([1, 1])  # none is below 0
+    """The projection takes nothing but where a region is: first which row is its, then which column."""
+    model = untrained(memory_units=ROWS + COLUMNS)
+    model.projection.kernel.assign(np.eye(CHANNELS + ROWS + COLUMNS, ROWS + COLUMNS, -CHANNELS))
     _, memory, mask = model.see(REGIONS)
-    expected = [[across + 1, down + 1] for down in (-1, 1) for across in (-1, 0, 1)]
+    expected = [[*np.eye(ROWS)[down], *np.eye(COLUMNS)[across]] for down in range(ROWS) for across in range(COLUMNS)]
     np.testing.assert_allclose(memory, [expected] * 3, atol=1e-6)
     assert mask.shape == (3, 6) and np.all(mask)
 
@@ -235,7 +236,7 @@ def test_an_encoder_that_is_trained_is_part_of_the_file(tmp_path):
     assert np.abs(fresh.encoder(PICTURES) - model.encoder(PICTURES)).max() > 0.01
     fresh.load_weights(tmp_path / "model.weights.h5")
     np.testing.assert_array_equal(losses(fresh, PICTURES), losses(model, PICTURES))
-    assert model.see(PICTURES)[1].shape == (3, 4, 6)
+    assert model.see(PICTURES)[1].shape == (3, 16, 6)
 
 
 def gradient_norms(model, seen):

@@ -16,9 +16,11 @@ from shared import cli, evaluate
 from shared import train as training
 from shared.config import load_config
 from shared.run import Run
+from shared.text import Vocabulary
 from tasks.captioning.__main__ import PROGRAM
 from tasks.captioning.config import CaptioningConfig
 from tasks.captioning.corpus import prepare
+from tasks.captioning.features import fit
 from tasks.captioning.task import TASK
 from tests.commands import Done, without_loading
 from tests.errors import one_line_error
@@ -115,7 +117,7 @@ def test_json_says_all_that_is_known(ask, files):
         assert set(one) == {"id", "name", "output", "score", "log_prob", "n_best", "regions"}
         assert len(one["n_best"]) == 2 and one["n_best"][0]["output"] == one["output"]
         for _, (left, top, right, bottom), weight in one["regions"]:
-            assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1 and 0.25 <= weight <= 1  # of four regions
+            assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1 and 1 / 16 <= weight <= 1  # of 16 regions
 
 
 def test_n_best_are_numbered_and_ranked(ask, files):
@@ -223,11 +225,12 @@ def huge(path, source):
 
 
 @pytest.mark.parametrize("damage", [cut_off, text, empty, missing, tiny, huge], ids=lambda damage: damage.__name__)
-def test_a_picture_that_cannot_be_used_is_one_line(answer, files, tmp_path, damage):
+def test_a_picture_that_cannot_be_used_is_one_line(answer, ask, files, tmp_path, damage):
     path = tmp_path / "bad.png"
     damage(path, files[0])
-    done = answer("predict", lines=[files[0], path])
-    assert done.code == 2 and str(path) in done.one_error()
+    done = answer("predict", lines=[files[0], path, files[1]])
+    assert done.code == 2 and str(path) in Done(done.code, "", done.err).one_error()
+    assert done.out.splitlines() == ask("predict", files[0])  # what came before is not lost
     done = answer("search", "--text", "two stars", lines=[path])
     assert done.code == 2 and str(path) in done.one_error()
     done = answer("search", "--picture", path, lines=["two stars"])
@@ -305,18 +308,29 @@ def started(directory, features, *overrides):
     config = load_config(
         CaptioningConfig, features.parent / "config.yaml", [f"model.start_from={directory}", *overrides]
     )
-    model = TASK.build_model(config, TASK.load_features(config, features))
+    found = TASK.load_features(config, features)
+    model = TASK.build_model(config, found)
     before = model.get_weights()
-    TASK.start(config, model)
+    TASK.start(config, model, found)
     return model, before
 
 
-def test_a_training_starts_from_the_weights_of_a_run(made, model_of):
+def test_a_training_starts_from_the_weights_of_a_run(made, model_of, tmp_path):
     model, before = started(made, made / "features")
     wanted = model_of(Run(made)).get_weights()
     assert all(map(np.array_equal, model.get_weights(), wanted)) and not all(map(np.array_equal, before, wanted))
     one_line_error(lambda: started(made, made / "features", "model.units=4"), "model.start_from: ", "other layers")
     one_line_error(lambda: started(made.parent / "none", made / "features"), "no such run")
+    features = shutil.copytree(made / "features", tmp_path / "features")
+    shutil.copy(made / "config.yaml", tmp_path)
+    Vocabulary.train(["other words"], "word", 0, True, 1).save(features / "vocabulary.json")
+    one_line_error(lambda: started(made, features), "model.start_from: ", "another vocabulary")
+
+
+def test_weights_that_lie_in_checkpoints_are_not_looked_for_elsewhere(made):
+    words = ["model.train_encoder=false", f"model.start_from={made}"]
+    config = load_config(CaptioningConfig, made / "config.yaml", words)
+    one_line_error(lambda: fit(config, TASK.prepare(config)), "model.start_from: ", "model.encoder_rate=0")
 
 
 LARGER = ["model.encoder=MobileNet", "model.memory_units=32"]  # so that some units of the memory are above 0
@@ -335,7 +349,9 @@ def frozen(train, tmp_path_factory):
             layer.beta.assign(0.3 * np.random.default_rng(4).normal(size=layer.beta.shape))
     path = tmp_path_factory.mktemp("weights") / "mobile.weights.h5"
     network.save_weights(path)
-    return train("frozen", *FROZEN, f"model.weights={path}"), network.get_weights()
+    run = train("frozen", *FROZEN, f"model.weights={path}")
+    path.unlink()  # the run has its own
+    return run, network.get_weights()
 
 
 def test_a_frozen_encoder_describes_pictures_as_its_run_knows_it(ask, frozen, restored, files):

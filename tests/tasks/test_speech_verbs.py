@@ -440,9 +440,10 @@ def test_a_round_is_illustrated_and_can_be_listened_to(both, restored):
 def test_a_training_starts_from_the_recurrent_layers_of_a_run(frames, both, restored):
     def start(directory, *options):
         config = load_config(SpeechConfig, both / "config.yaml", [f"model.start_from={directory}", *options])
-        model = TASK.build_model(config, TASK.load_features(config, both / "features"))
+        features = TASK.load_features(config, both / "features")
+        model = TASK.build_model(config, features)
         before = model.get_weights()
-        TASK.start(config, model)
+        TASK.start(config, model, features)
         heads = [weight for head in model.heads.values() for weight in head.get_weights()]
         assert len(heads) == 4 and all(map(np.array_equal, before[-4:], heads))
         return model.stack.get_weights()
