@@ -172,7 +172,7 @@ def test_sizes_do_not_run_into_each_other(drawn):
             extents[group.size] += [max(box[2] - box[0], box[3] - box[1]) * SIZE for box in each]
     for size, values in extents.items():
         assert np.ptp(values) > 1 and abs(np.mean(values) - EXTENTS[size]) < 1
-    assert max(extents["tiny"]) + 3 < min(extents["small"]) and max(extents["small"]) + 3 < min(extents["big"])
+    assert max(extents["tiny"]) + 1.5 < min(extents["small"]) and max(extents["small"]) + 1.5 < min(extents["big"])
 
 
 @pytest.mark.parametrize("size", SIZES)
