@@ -128,7 +128,7 @@ def test_the_decoder_starts_where_both_directions_ended(options):
     np.testing.assert_array_equal(mask, SOURCE != 0)
     memory, last = memory.numpy(), np.sum(SOURCE != 0, axis=1) - 1
     ends = np.concatenate([memory[np.arange(3), last, :3], memory[:, 0, 3:]], axis=-1)
-    for layer, bridge in zip(state, model.writer.bridge, strict=True):
+    for layer, bridge in zip(state["recurrent"], model.writer.bridge, strict=True):
         kernel, bias = bridge[0].get_weights()
         np.testing.assert_allclose(layer[0], np.tanh(ends @ kernel + bias), atol=1e-6)
         assert len(layer) == len(bridge) == (2 if options["cell"] == "lstm" else 1)
@@ -139,7 +139,9 @@ def test_only_attention_looks_into_the_memory(attention):
     model = make(cell="lstm", attention=attention)
     state, memory, mask = model.encode(SOURCE)
     embedded = model.writer.embedding(TARGET)
-    outputs = [model.writer.decoder(embedded, state, tensor, mask)[0].numpy() for tensor in (memory, -memory)]
+    outputs = [
+        model.writer.decoder(embedded, state["recurrent"], tensor, mask)[0].numpy() for tensor in (memory, -memory)
+    ]
     assert np.array_equal(*outputs) == (attention == "none")
 
 
