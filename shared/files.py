@@ -18,8 +18,8 @@ def files_in(folder: str | Path, endings: Sequence[str], kind: str) -> list[Path
 
 
 def expanded(names: Iterable[str], endings: Sequence[str], kind: str) -> Iterator[str]:
-    """The names of files, and in the place of each folder those of the files in it, see `files_in`."""
-    for name in names:
+    """The names of files, and in the place of each folder those of the files in it, see `files_in`; no blank lines."""
+    for name in filter(str.strip, names):
         if Path(name).is_dir():
             yield from map(str, files_in(name, endings, kind))
         else:

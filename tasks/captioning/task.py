@@ -122,7 +122,7 @@ def predict(context, arguments) -> None:
 
     What comes before one that is none is written, too.
     """
-    number, files = 0, files_of(arguments)
+    number, files = 0, expanded(arguments.inputs or read_lines([arguments.input]), ENDINGS, "picture")
     if arguments.plot:
         files = list(files)
         check_stems("--plot", files)
@@ -156,7 +156,8 @@ def search_verb(context, arguments) -> None:
     """
     if arguments.text is not None:
         ranked = []
-        for names, pictures in batches_of(context, files_of(arguments)):
+        files = expanded(arguments.inputs or read_lines(["-"]), ENDINGS, "picture")
+        for names, pictures in batches_of(context, files):
             arrays = context.features.read(np.stack(pictures))
             captions = [[arguments.text]] * len(names)
             scores = score_captions(context.config, context.model, context.features, arrays, captions)
@@ -169,12 +170,6 @@ def search_verb(context, arguments) -> None:
         ranked = [(log_prob / tokens, text) for text, (log_prob, tokens) in zip(texts, scores, strict=True)]
     ranked.sort(key=lambda pair: -pair[0])  # stable: equals stay in their order
     sys.stdout.writelines(f"{each:.4f}\t{what}\n" for each, what in ranked[: arguments.top or None])
-
-
-def files_of(arguments) -> Iterator[str]:
-    """The pictures that are named, on the command line or in a list, and those in folders that are named."""
-    names = arguments.inputs or read_lines([getattr(arguments, "input", "-")])
-    return expanded((name for name in names if name.strip()), ENDINGS, "picture")
 
 
 def batches_of(context, names: Iterable[str]) -> Iterator[tuple[list[str], list[np.ndarray]]]:

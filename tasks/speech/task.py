@@ -106,8 +106,7 @@ def embeddings(model, features) -> dict:
 
 def predict(context, arguments) -> None:
     """Writes what is said in each sound file, in their order; what comes before one that is none is written, too."""
-    names = arguments.inputs or (line for line in read_lines([arguments.input]) if line.strip())
-    files = list(expanded(names, SOUND, "sound file"))
+    files = list(expanded(arguments.inputs or read_lines([arguments.input]), SOUND, "sound file"))
     check_outputs(arguments, files)
     if arguments.posteriors and (taken := next((name for name in files if name in ARRAYS), "")):
         raise UserError(f"--posteriors: {taken!r} is what something else in that file is called; write ./{taken}")

@@ -22,7 +22,7 @@ def test_folders_are_listed_in_order(tmp_path):
 
 def test_folders_are_replaced_by_their_files(tmp_path):
     made(tmp_path, "b.png", "a.png")
-    found = list(expanded(["first", str(tmp_path), "last.txt"], ENDINGS, "picture"))
+    found = list(expanded(["first", "", " ", str(tmp_path), "last.txt"], ENDINGS, "picture"))
     assert found == ["first", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "last.txt"]
 
 
