@@ -8,8 +8,8 @@
 
 The layers take the same arguments, have the same weights and give the same results as Keras'; they differ in
 `inner_loop` alone. On a GPU Keras decides (cuDNN where it applies); on a CPU `shared.recurrent.bptt` runs what it
-covers, and Keras' generic loop the rest: other activations, recurrent dropout, no bias, or a mask without
-zero_output_for_mask.
+covers, and Keras' generic loop the rest: other activations, recurrent dropout, no bias, a mask without
+zero_output_for_mask, or `use_bptt=False`, which XLA needs.
 """
 
 import functools
@@ -25,6 +25,8 @@ class OwnLoop:
     """What our layers add to Keras': their `inner_loop`, and weight-drop.
 
     Args:
+        use_bptt: whether this project's kernel may run the layer. XLA cannot compile it, so Keras does not try to where
+            a model has such a layer.
         weight_drop: share of the entries of W that is dropped, one mask for all steps of a sequence and the whole batch
             (DropConnect on the recurrent matrix; Merity, Keskar & Socher 2018, section 3). Since the matrix is dropped
             and not the cell changed, every kernel takes it, cuDNN's too.
@@ -33,15 +35,17 @@ class OwnLoop:
 
     stepwise = False  # set by an owner that calls the cell itself at every step
 
-    def __init__(self, *positional, weight_drop=0.0, **arguments):
+    def __init__(self, *positional, use_bptt=True, weight_drop=0.0, **arguments):
         super().__init__(*positional, **arguments)
+        self.use_bptt = use_bptt
+        self.supports_jit = self.supports_jit and not use_bptt
         self.weight_drop = weight_drop
         if weight_drop:
             self.weight_drop_seed = keras.random.SeedGenerator()
 
     def get_config(self):
         """As Keras'."""
-        return {**super().get_config(), "weight_drop": self.weight_drop}
+        return {**super().get_config(), "use_bptt": self.use_bptt, "weight_drop": self.weight_drop}
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """As Keras', see the module."""
@@ -58,30 +62,31 @@ class OwnLoop:
     def _inner_loop(self, sequences, initial_state, mask, training):
         if kernel_of(self, mask) != "bptt":
             return super().inner_loop(sequences, initial_state, mask, training=training)
-        return _inner_loop(self, self.equations(), sequences, initial_state, mask, training)
+        return _inner_loop(self, self.equations, sequences, initial_state, mask, training)
 
 
 @keras.saving.register_keras_serializable("unroll")
 class SimpleRNN(OwnLoop, keras.layers.SimpleRNN):
     """`keras.layers.SimpleRNN`, tanh or ReLU."""
 
+    @property
     def equations(self):
-        """The cell for `bptt.unroll`."""
-        return bptt.Simple(self.cell.activation.__name__)
+        """The cell's name for `bptt.unroll`."""
+        return self.cell.activation.__name__
 
 
 @keras.saving.register_keras_serializable("unroll")
 class LSTM(OwnLoop, keras.layers.LSTM):
     """`keras.layers.LSTM`."""
 
-    equations = bptt.LSTM
+    equations = "lstm"
 
 
 @keras.saving.register_keras_serializable("unroll")
 class GRU(OwnLoop, keras.layers.GRU):
     """`keras.layers.GRU`."""
 
-    equations = bptt.GRU
+    equations = "gru"
 
 
 CELLS = {
@@ -120,7 +125,7 @@ def kernel_of(layer: keras.layers.RNN, mask=None) -> str:
     usual = cell.activation.__name__ == "tanh" and (not gated or cell.recurrent_activation.__name__ == "sigmoid")
     if tf.config.list_physical_devices("GPU"):
         return "cudnn" if gated and plain and usual and layer.use_cudnn else "keras"
-    covered = plain and (usual or (not gated and cell.activation.__name__ == "relu"))
+    covered = layer.use_bptt and plain and (usual or (not gated and cell.activation.__name__ == "relu"))
     return "bptt" if covered and (mask is None or layer.zero_output_for_mask) else "keras"
 
 

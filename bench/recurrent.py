@@ -1,0 +1,232 @@
+"""Recurrent layers: whole training steps and single steps, beside Keras' own layers and PyTorch's.
+
+    python bench/recurrent.py [--pairs 5] [--cells lstm gru]
+
+A training step is forward, backward and a plain gradient step, with the cost of its vocabulary: embedding, layers, a
+score for every word, cross-entropy. All that is not recurrent is the same code for Keras' layers as for ours; of
+TensorFlow's graph and XLA, Keras has the faster one. PyTorch's is torch.nn. All are measured in turn, pair by pair, in
+one process, and the medians compared. The limit is what the matrix products of a step take by themselves, formed by
+PyTorch. Prints a Markdown table and writes bench/recurrent.json. Needs `pip install torch`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import keras
+import numpy as np
+import tensorflow as tf
+from alternation import measure
+
+from shared.losses import token_cross_entropy
+from shared.recurrent import CELLS, RecurrentStack
+
+try:
+    import torch
+except ImportError:
+    sys.exit("error: the bench needs PyTorch: .venv/bin/python -m pip install torch")
+
+KERAS = {"simple": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
+TORCH = {"simple": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
+GATES = {"simple": 1, "lstm": 4, "gru": 3}
+SIZES = [
+    {"batch": 20, "time": 20, "units": 200, "layers": 2, "words": 10_000},
+    {"batch": 20, "time": 35, "units": 650, "layers": 2, "words": 10_000},
+    {"batch": 64, "time": 25, "units": 512, "layers": 1, "words": 8_000},
+    {"batch": 32, "time": 300, "units": 128, "layers": 2, "words": 64, "bidirectional": True},
+    {"batch": 1, "time": 100, "units": 256, "layers": 1, "words": 0},
+]
+STEPS = [{"batch": 1, "units": 650, "words": 10_000}, {"batch": 320, "units": 512, "words": 8_000}]
+LENGTH = 50  # words that the rows of single steps write
+RATE = 0.01
+
+
+def recurrences(kinds, cell, units, layers, bidirectional):
+    """Built layers, lowest first, of one of the dictionaries above."""
+    found, width = [], units
+    for _ in range(layers):
+        layer = kinds[cell](units, return_sequences=True)
+        layer = keras.layers.Bidirectional(layer) if bidirectional else layer
+        layer.build((None, None, width))
+        found, width = [*found, layer], units * (2 if bidirectional else 1)
+    return found
+
+
+def tensorflow_step(kinds, cell, batch, time, units, layers, words, bidirectional=False, xla=False):
+    """A function of nothing that trains one step, or without words computes the outputs."""
+    stack = recurrences(kinds, cell, units, layers, bidirectional)
+    width = units * (2 if bidirectional else 1)
+    tokens = tf.constant(np.random.default_rng(1).integers(0, max(words, 1), (batch, time + 1)), tf.int32)
+    vectors = tf.Variable(tf.random.uniform((words, units), -0.1, 0.1))
+    kernel, bias = tf.Variable(tf.random.uniform((words, width), -0.1, 0.1)), tf.Variable(tf.zeros(words))
+    signals = tf.random.normal((batch, time, units))
+    weights = [vectors, kernel, bias, *(weight.value for layer in stack for weight in layer.trainable_weights)]
+
+    def outputs(inputs):
+        for layer in stack:
+            inputs = layer(inputs, training=True)
+        return inputs
+
+    def train():
+        with tf.GradientTape() as tape:
+            found = outputs(tf.gather(vectors, tokens[:, :-1]))
+            loss = tf.reduce_mean(token_cross_entropy(tokens[:, 1:], tf.matmul(found, kernel, transpose_b=True) + bias))
+        for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
+            if isinstance(gradient, tf.IndexedSlices):
+                weight.scatter_sub(tf.IndexedSlices(RATE * gradient.values, gradient.indices))
+            else:
+                weight.assign_sub(RATE * gradient)
+        return loss
+
+    step = tf.function(train if words else lambda: outputs(signals), autograph=False, jit_compile=xla)
+    return lambda: step().numpy()
+
+
+def torch_step(cell, batch, time, units, layers, words, bidirectional=False):
+    """As `tensorflow_step`."""
+    stack = TORCH[cell](units, units, layers, batch_first=True, bidirectional=bidirectional)
+    tokens = torch.from_numpy(np.random.default_rng(1).integers(0, max(words, 1), (batch, time + 1)))
+    vectors = torch.nn.Embedding(max(words, 1), units)
+    head = torch.nn.Linear(units * (2 if bidirectional else 1), max(words, 1))
+    signals = torch.randn(batch, time, units)
+    weights = [*vectors.parameters(), *stack.parameters(), *head.parameters()]
+
+    def train():
+        for weight in weights:
+            weight.grad = None
+        scores = head(stack(vectors(tokens[:, :-1]))[0])
+        torch.nn.functional.cross_entropy(scores.reshape(-1, words), tokens[:, 1:].reshape(-1)).backward()
+        with torch.no_grad():
+            for weight in weights:
+                weight -= RATE * weight.grad
+
+    def infer():
+        with torch.no_grad():
+            stack(signals)
+
+    return train if words else infer
+
+
+def products(cell, batch, time, units, layers, words, bidirectional=False):
+    """A function of nothing that forms the matrix products of a step, and does nothing else."""
+    directions, gates = (2 if bidirectional else 1), GATES[cell] * units
+    h, W, da = torch.randn(batch, units), torch.randn(units, gates), torch.randn(batch, gates)
+    rows, das = torch.randn(batch * time, units), torch.randn(batch * time, gates)
+    wide = torch.randn(batch * time, units * directions)
+    U, head, scores = torch.randn(units * directions, gates), torch.randn(units * directions, words)
+    scores = torch.randn(batch * time, words)
+
+    def run():
+        with torch.no_grad():
+            for layer in range(layers):
+                inputs, kernel = (rows, W) if layer == 0 else (wide, U)
+                for _ in range(directions):
+                    torch.mm(inputs, kernel)
+                    for _ in range(time):
+                        torch.mm(h, W)
+                    if words:
+                        for _ in range(time):
+                            torch.mm(da, W.T)
+                        torch.mm(rows.T, das)
+                        torch.mm(inputs.T, das)
+                        torch.mm(das, kernel.T)
+            if words:
+                torch.mm(wide, head)
+                torch.mm(scores, head.T)
+                torch.mm(wide.T, scores)
+
+    return run
+
+
+def our_writer(cell, batch, units, words):
+    """A function of nothing that writes LENGTH words greedily, one step of the stack after the other."""
+    stack = RecurrentStack(cell, units)
+    stack.build((None, None, units))
+    vectors = tf.Variable(tf.random.uniform((words, units), -0.1, 0.1))
+
+    @tf.function(autograph=False)
+    def write():
+        def body(t, tokens, state):
+            outputs, state = stack.step(tf.gather(vectors, tokens), state)
+            return t + 1, tf.argmax(tf.matmul(outputs, vectors, transpose_b=True), -1, tf.int32), state
+
+        loop = (0, tf.zeros(batch, tf.int32), stack.zero_state(batch))
+        return tf.while_loop(lambda t, *_: t < LENGTH, body, loop)[1]
+
+    return lambda: write().numpy()
+
+
+def torch_writer(cell, batch, units, words):
+    """As `our_writer`."""
+    stack, vectors = TORCH[cell](units, units, batch_first=True), torch.nn.Embedding(words, units)
+
+    def write():
+        tokens, state = torch.zeros(batch, dtype=torch.long), None
+        with torch.no_grad():
+            for _ in range(LENGTH):
+                outputs, state = stack(vectors(tokens)[:, None], state)
+                tokens = (outputs[:, 0] @ vectors.weight.T).argmax(-1)
+
+    return write
+
+
+def label(sizes):
+    """How a row is called: batch x steps x units x layers x words."""
+    name = "x".join(str(sizes[key]) for key in ("batch", "time", "units", "layers"))
+    name += f"x{sizes['words']}" if sizes["words"] else ", inference"
+    return name + (", both ways" if sizes.get("bidirectional") else "")
+
+
+def main():
+    """Prints a Markdown table and writes bench/recurrent.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=5, metavar="N", help="measurements of each; default: 5")
+    parser.add_argument("--cells", nargs="+", default=list(KERAS), choices=list(KERAS), help="default: all")
+    arguments = parser.parse_args()
+    keras.utils.set_random_seed(1)
+    rows = []
+    for sizes in SIZES:
+        for cell in arguments.cells:
+            functions = [
+                tensorflow_step(CELLS, cell, **sizes), torch_step(cell, **sizes), products(cell, **sizes),
+                *(tensorflow_step(KERAS, cell, **sizes, xla=xla) for xla in (False, True)),
+            ]  # fmt: skip
+            own, rival, limit, *theirs = measure(functions, arguments.pairs)
+            rows.append({
+                "name": label(sizes), "cell": cell, "milliseconds": 1000 * own, "speed_vs_pytorch": rival / own,
+                "speed_vs_keras": min(theirs) / own, "share_of_limit": limit / own,
+            })  # fmt: skip
+            show(rows[-1])
+    for sizes in STEPS:
+        for cell in arguments.cells:
+            own, rival = measure([our_writer(cell, **sizes), torch_writer(cell, **sizes)], arguments.pairs)
+            name = f"steps, {sizes['batch']} rows, {sizes['units']} units, {sizes['words']} words"
+            rows.append({
+                "name": name, "cell": cell, "milliseconds": 1000 * own / LENGTH, "speed_vs_pytorch": rival / own,
+                "tokens_per_second": sizes["batch"] * LENGTH / own,
+            })  # fmt: skip
+            show(rows[-1])
+    for name in ("speed_vs_pytorch", "speed_vs_keras"):
+        found = [row[name] for row in rows if "share_of_limit" in row]
+        sys.stdout.write(f"geometric mean of {name}: {statistics.geometric_mean(found):.2f}\n")
+    Path(__file__).with_suffix(".json").write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def show(row):
+    """A row of the table, as soon as it is known."""
+    ratios = [f"{row[name]:.2f}" if name in row else "" for name in ("speed_vs_pytorch", "speed_vs_keras")]
+    limit = f"{100 * row['share_of_limit']:.0f} %" if "share_of_limit" in row else ""
+    found = [row["name"], row["cell"], f"{row['milliseconds']:.2f}", *ratios, limit]
+    sys.stdout.write(f"| {' | '.join(found)} |\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The equations of the cells and their derivatives, for one step of some rows of a batch; compiled by Numba.
+
+s_t = f(x_t, a_t, s_{t-1}) for what `bptt` makes of the inputs, x_t, and of the state, a_t. Each cell is two functions
+of one row: `*_forward` is f and saves what its derivative needs, `*_backward` is the derivative. They go equation by
+equation, each a loop of its own: the few arrays in it can be checked not to overlap, so vector instructions are used.
+"""
+
+import math
+
+import numba
+import numpy as np
+from numba.extending import overload
+
+CELLS = ("tanh", "relu", "lstm", "gru")  # simple cells by their activation; the functions take positions in this tuple
+TANH, RELU, LSTM, GRU = range(4)
+STATES = (1, 1, 2, 1)  # h, and c of an LSTM
+SAVED = (1, 1, 5, 4)  # what is kept of a step for its derivative, in units
+
+# No more of fastmath than the fused multiplication: NaN has to stay NaN, for it tells of a training that diverged.
+OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
+compiled = numba.njit(nogil=True, cache=True, **OPTIONS)
+
+# tanh x = x p(x^2) / q(x^2) for |x| < 7.9, from where on it is 1 in float32; the coefficients are Eigen's. It takes
+# vector instructions, which the processor has none of for the exponential function.
+P = tuple(map(np.float32, (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08)))
+P += tuple(map(np.float32, (1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03)))
+Q = tuple(map(np.float32, (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)))
+END = np.float32(7.90531110763549805)
+HALF = np.float32(0.5)
+
+
+def tanh(x):
+    """Inside compiled code only."""
+    return math.tanh(x)
+
+
+@overload(tanh, jit_options=OPTIONS)
+def _tanh(x):
+    def rational(x):
+        x = END if x > END else x
+        x = -END if x < -END else x
+        y = x * x
+        p = (((((P[0] * y + P[1]) * y + P[2]) * y + P[3]) * y + P[4]) * y + P[5]) * y + P[6]
+        return x * p / (((Q[0] * y + Q[1]) * y + Q[2]) * y + Q[3])
+
+    return rational if x == numba.float32 else lambda x: math.tanh(x)
+
+
+def sigmoid(x):
+    """Inside compiled code only."""
+    return 0.5 + 0.5 * math.tanh(0.5 * x)
+
+
+@overload(sigmoid, jit_options=OPTIONS)
+def _sigmoid(x):
+    if x == numba.float32:
+        return lambda x: HALF + HALF * tanh(HALF * x)
+    return lambda x: 0.5 + 0.5 * math.tanh(0.5 * x)
+
+
+# ---------------------------------------------------------------------------------------------------------------- cells
+
+
+@compiled
+def _parts(row, units):
+    """The parts of a row that are `units` long, as arrays of their own; empty beyond its end."""
+    u = units
+    return row[:u], row[u : 2 * u], row[2 * u : 3 * u], row[3 * u : 4 * u], row[4 * u :]
+
+
+@compiled
+def simple_forward(cell, x, a, new, saved):
+    """h_t = g(x_t + a_t) with g = tanh or ReLU. x, a: (units,); new is h_t, and so is what is saved."""
+    zero = x.dtype.type(0)
+    if cell == TANH:
+        for k in range(len(x)):
+            saved[k] = tanh(x[k] + a[k])
+    else:
+        for k in range(len(x)):
+            s = x[k] + a[k]
+            saved[k] = zero if s < zero else s
+    new[:] = saved
+
+
+@compiled
+def simple_backward(cell, dh, saved, da):
+    """Writes da. Turns dh, that of h_t, into what f passes on to h_{t-1} past a_t: nothing."""
+    zero, one = dh.dtype.type(0), dh.dtype.type(1)
+    if cell == TANH:
+        for k in range(len(dh)):
+            da[k] = dh[k] * (one - saved[k] * saved[k])
+    else:
+        for k in range(len(dh)):
+            da[k] = dh[k] if saved[k] > zero else zero
+    dh[:] = zero
+
+
+@compiled
+def lstm_forward(x, a, c, new_h, new_c, saved):
+    """c_t = f_t c_{t-1} + i_t g_t and h_t = o_t tanh(c_t); i, f, o = sigmoid and g = tanh of x_t + a_t.
+
+    x, a: (4 units,) in the order i, f, g, o; c is c_{t-1}; saved (5 units,) is i, f, g, o, tanh(c_t).
+    """
+    units = len(c)
+    i, f, g, o, tanh_c = _parts(saved, units)
+    for k in range(2 * units):
+        saved[k] = sigmoid(x[k] + a[k])
+    for k in range(2 * units, 3 * units):
+        saved[k] = tanh(x[k] + a[k])
+    for k in range(3 * units, 4 * units):
+        saved[k] = sigmoid(x[k] + a[k])
+    for k in range(units):
+        new_c[k] = f[k] * c[k] + i[k] * g[k]
+    for k in range(units):
+        tanh_c[k] = tanh(new_c[k])
+    for k in range(units):
+        new_h[k] = o[k] * tanh_c[k]
+
+
+@compiled
+def lstm_backward(dh, dc, saved, c, da):
+    """As simple_backward; dc, that of c_t, becomes that of c_{t-1}."""
+    units, one = len(c), dh.dtype.type(1)
+    i, f, g, o, tanh_c = _parts(saved, units)
+    di, df, dg, do, _ = _parts(da, units)
+    for k in range(units):
+        dc[k] += dh[k] * o[k] * (one - tanh_c[k] * tanh_c[k])
+    for k in range(units):
+        di[k] = dc[k] * g[k] * i[k] * (one - i[k])
+    for k in range(units):
+        df[k] = dc[k] * c[k] * f[k] * (one - f[k])
+    for k in range(units):
+        dg[k] = dc[k] * i[k] * (one - g[k] * g[k])
+    for k in range(units):
+        do[k] = dh[k] * tanh_c[k] * o[k] * (one - o[k])
+    for k in range(units):
+        dc[k] *= f[k]
+    dh[:] = dh.dtype.type(0)
+
+
+@compiled
+def gru_forward(x, a, h, new, saved):
+    """h_t = z_t h_{t-1} + (1 - z_t) n_t and n_t = tanh(x_n + r_t a_n); z, r = sigmoid of the rest of x_t + a_t.
+
+    x, a: (3 units,) in the order z, r, n; h is h_{t-1}; saved (4 units,) is z, r, n, a_n.
+    """
+    units = len(h)
+    z, r, n, a_n, _ = _parts(saved, units)
+    x_n, a_n[:] = x[2 * units :], a[2 * units :]
+    for k in range(2 * units):
+        saved[k] = sigmoid(x[k] + a[k])
+    for k in range(units):
+        n[k] = tanh(x_n[k] + r[k] * a_n[k])
+    for k in range(units):
+        new[k] = n[k] + z[k] * (h[k] - n[k])
+
+
+@compiled
+def gru_backward(dh, saved, h, dx, da):
+    """As simple_backward, and dx, which differs from da in what the reset gate is between."""
+    units, one = len(h), dh.dtype.type(1)
+    z, r, n, a_n, _ = _parts(saved, units)
+    dx_z, dx_r, dx_n, _, _ = _parts(dx, units)
+    da_n = da[2 * units :]
+    for k in range(units):
+        dx_z[k] = dh[k] * (h[k] - n[k]) * z[k] * (one - z[k])
+    for k in range(units):
+        dx_n[k] = dh[k] * (one - z[k]) * (one - n[k] * n[k])
+    for k in range(units):
+        dx_r[k] = dx_n[k] * a_n[k] * r[k] * (one - r[k])
+    da[: 2 * units] = dx[: 2 * units]
+    for k in range(units):
+        da_n[k] = dx_n[k] * r[k]
+    for k in range(units):
+        dh[k] *= z[k]
+
+
+@compiled
+def step(cell, x, a, b, mask, h, c, new_h, new_c, saved):
+    """One step of some rows of a batch, all arguments (rows, ...): the state h, and c of an LSTM, becomes the new one.
+
+    mask: (rows,), or empty. b: (gates * units,), added to every row of a.
+    """
+    for row in range(len(x)):
+        if mask.size and not mask[row]:
+            new_h[row] = h[row]
+            new_c[row] = c[row]
+            continue
+        a[row] += b
+        if cell == LSTM:
+            lstm_forward(x[row], a[row], c[row], new_h[row], new_c[row], saved[row])
+        elif cell == GRU:
+            gru_forward(x[row], a[row], h[row], new_h[row], saved[row])
+        else:
+            simple_forward(cell, x[row], a[row], new_h[row], saved[row])
+
+
+@compiled
+def step_back(cell, d_outputs, mask, h, c, saved, dh, dc, dx, da):
+    """The derivative of `step`: dh and dc, those of the new state, become those of the old one, past the product."""
+    for row in range(len(dh)):
+        if mask.size and not mask[row]:  # it handed its state on untouched
+            dx[row] = 0
+            da[row] = 0
+            continue
+        dh[row] += d_outputs[row]
+        if cell == LSTM:
+            lstm_backward(dh[row], dc[row], saved[row], c[row], da[row])
+        elif cell == GRU:
+            gru_backward(dh[row], saved[row], h[row], dx[row], da[row])
+        else:
+            simple_backward(cell, dh[row], saved[row], da[row])
