@@ -27,6 +27,7 @@ CONVERSES = {
     **{"above": "below", "below": "above", "left of": "right of", "right of": "left of"},
     "touches": "touches",
 }
+LANGUAGES = {"en": english, "de": german}
 CAPTIONS = {"existence": ("existence",), "statement": ("statement",), "chain": ("chain", "relative")}
 
 COLOURS = {
@@ -143,6 +144,15 @@ def judge(caption: str, language: ModuleType, scene: Sequence[dict]) -> Verdict:
         ),
         _nouns(caption, told, language, scene),
     )
+
+
+def places(caption: str, language: ModuleType, scene: Sequence[dict]) -> list[list[list[float]]]:
+    """For each of the `words` of a caption where to look for it: the boxes of what it, or the next noun, names.
+
+    No boxes for what comes after the last noun. See `judge` for the arguments.
+    """
+    nouns = judge(caption, language, scene).nouns
+    return [next((boxes for noun, boxes in nouns if position <= noun), []) for position in range(len(words(caption)))]
 
 
 def _reads(told: Scene, scene: Sequence[dict], order: Sequence[int]) -> bool:

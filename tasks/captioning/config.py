@@ -107,6 +107,8 @@ class ModelConfig:
     feed_summary: bool = False  # whether what the picture is as a whole is read beside every word
     gate: str = "none"  # none | gate | sentinel: how a word that no region shows is written
     attention_penalty: float = 0.0  # weight of the doubly stochastic regularisation
+    attention_supervision: float = 0.0  # weight of telling the attention where what a word names is; tiny world
+    coordinates: float = 0.0  # beside what a region shows where it is: 0 at the centre, this at the edges
     tie_embeddings: bool = True
     dropout_embedding: float = 0.0
     dropout_memory: float = 0.0
@@ -123,7 +125,7 @@ class ModelConfig:
         sizes = ("image_size", "channels", "memory_units", "embedding_units", "units", "layers", "attention_units")
         check_bounds("model", self, low=1, names=sizes)
         check_bounds("model", self, low=32, names=("image_size",))
-        check_bounds("model", self, low=0, names=("attention_penalty",))
+        check_bounds("model", self, low=0, names=("attention_penalty", "attention_supervision", "coordinates"))
         check_bounds("model", self, low=0, high=1, names=("encoder_rate",))
         shares = ("dropout_embedding", "dropout_memory", "dropout_output", "dropout_layers", "scheduled_sampling")
         check_bounds("model", self, low=0, below=1, names=shares)
@@ -132,8 +134,11 @@ class ModelConfig:
                 f"model.layers: {self.layers} is too few, since model.attention={self.attention} sits between the "
                 "first and the second layer; choose at least 2, or model.attention=none"
             )
-        if self.attention == "none" and (self.gate != "none" or self.attention_penalty):
-            key = "gate" if self.gate != "none" else "attention_penalty"
+        about_attention = {
+            "gate": self.gate != "none",
+            **{name: getattr(self, name) for name in ("attention_penalty", "attention_supervision", "coordinates")},
+        }
+        if self.attention == "none" and (key := next(filter(about_attention.get, about_attention), "")):
             raise UserError(f"model.{key}: is about the attention, but model.attention is none")
         if self.encoder == OWN_ENCODER and self.weights:
             raise UserError(f"model.weights: are for encoders of keras.applications, not model.encoder={OWN_ENCODER}")
@@ -191,11 +196,20 @@ class CaptioningConfig:
             raise UserError(
                 "augment: changes pictures, but with model.train_encoder=false each is seen once; choose true"
             )
+        if self.model.attention_supervision:
+            reason = "only data.corpus=tiny_world tells where things are" if self.data.corpus != "tiny_world" else ""
+            reason = reason or ("its words need vocabulary.unit=word" if self.vocabulary.unit != "word" else "")
+            if reason:
+                raise UserError(f"model.attention_supervision: {reason}; choose 0, or that")
         if self.training.objective == "cider" and not self.model.start_from:
             raise UserError(
                 "training.objective: cider rewards captions that the model writes itself, so it must know how to; "
                 "name the run that does in model.start_from"
             )
-        if self.training.objective == "cider" and (self.model.scheduled_sampling or self.training.label_smoothing):
-            key = "model.scheduled_sampling" if self.model.scheduled_sampling else "training.label_smoothing"
+        of_words = {
+            "model.scheduled_sampling": self.model.scheduled_sampling,
+            "model.attention_supervision": self.model.attention_supervision,
+            "training.label_smoothing": self.training.label_smoothing,
+        }
+        if self.training.objective == "cider" and (key := next(filter(of_words.get, of_words), "")):
             raise UserError(f"{key}: belongs to training.objective=words; choose 0")

@@ -4,6 +4,8 @@ A pass shows every training picture once, with `data.captions_per_picture` of it
 The first `data.curriculum_passes` are of the pictures with the shortest captions, see `shared.batching.passes`.
 """
 
+import functools
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +13,7 @@ import tensorflow as tf
 
 from shared.batching import length_sorted_batches, padded_array, passes
 from shared.text import BOS, EOS
+from shared.tiny_world.pictures import LANGUAGES, places
 from tasks.captioning.config import AugmentConfig
 from tasks.captioning.features import fits, seen
 
@@ -21,11 +24,17 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
     Yields ({"seen": (pictures, ...), "tokens": (captions, time), "targets": (captions, time)}, targets, weights):
     what the model reads of each picture, see `Features.read`; int32 ids of its captions, the k of each picture next to
     each other, begun by bos in "tokens" and ended by eos in "targets"; weights 1 on words and eos, 0 on padding. With
-    training.objective cider also "references" (pictures, captions, time), all captions of each, ended by eos.
+    training.objective cider also "references" (pictures, captions, time), all captions of each, ended by eos. With
+    model.attention_supervision also "places" (captions, time, boxes, 4), where each target is to be seen, see
+    `tiny_world.pictures.places`, in shares of the picture; boxes of nothing are padding.
     """
     records, arrays = seen(config, corpus, features, "train")
-    captions = [encoded(record["captions"], config, features) for record in records]
-    rewarded = config.training.objective == "cider"
+    trained_on = [encoded(record["captions"], config, features) for record in records]
+    captions = [[ids for _, ids in each] for each in trained_on]
+    further = {
+        "references": config.training.objective == "cider",
+        "places": config.model.attention_supervision > 0,
+    }
     lengths = [max(map(len, ids), default=0) for ids in captions]
     pictures = np.array([i for i in np.argsort(lengths, kind="stable") if captions[i]], np.int64)
     data, seed, steps = config.data, config.training.seed, steps_per_pass(config, corpus, features)
@@ -52,16 +61,32 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
         targets = padded_array(rows, last=[EOS])
         tokens = np.pad(targets, [[0, 0], [1, 0]], constant_values=BOS)[:, :-1]
         rng = np.random.default_rng([seed, number])
-        references = _stacked([captions[i] for i in some]) if rewarded else np.zeros((len(some), 0, 0), np.int32)
-        return augmented(arrays[some], config.augment, rng), tokens, targets, references
+        found = [augmented(arrays[some], config.augment, rng), tokens, targets]
+        if further["references"]:
+            found.append(_stacked([captions[i] for i in some]))
+        if further["places"]:
+            found.append(_boxes([placed(i, k) for i, ks in zip(some, chosen, strict=True) for k in ks], targets))
+        return found
+
+    @functools.cache
+    def placed(picture, number):
+        caption, _ = trained_on[picture][number]
+        return places(caption, LANGUAGES[data.language], json.loads(records[picture]["scene"]))
 
     def read(number, some):
-        types = (arrays.dtype, tf.int32, tf.int32, tf.int32)
+        shapes = {
+            "seen": (arrays.dtype, [None, *arrays.shape[1:]]),
+            **dict.fromkeys(("tokens", "targets"), (tf.int32, [None, None])),
+            "references": (tf.int32, [None, None, None]),
+            "places": (tf.float32, [None, None, None, 4]),
+        }
+        shapes = {name: shape for name, shape in shapes.items() if further.get(name, True)}
         chosen = some["chosen"][:, : data.captions_per_picture]  # without what it was padded with
+        types = [dtype for dtype, _ in shapes.values()]
         found = tf.numpy_function(collate, (number, some["picture"][:, 0], chosen), types, stateful=False)
-        shapes = ([None, *arrays.shape[1:]], [None, None], [None, None], [None, None, None])
-        names = ("seen", "tokens", "targets", "references")[: 3 + rewarded]
-        inputs = dict(zip(names, map(tf.ensure_shape, found, shapes), strict=False))
+        inputs = {
+            name: tf.ensure_shape(part, shape) for part, (name, (_, shape)) in zip(found, shapes.items(), strict=True)
+        }
         return inputs, inputs["targets"], tf.cast(inputs["targets"] != 0, tf.float32)
 
     # Rows of a ragged tensor have no fixed length, which batches of rows of any length ask for.
@@ -83,9 +108,10 @@ def steps_per_pass(config, corpus, features) -> int:
     return -(-features.num_pictures // per_batch(config.data))
 
 
-def encoded(captions: list[str], config, features) -> list[list[int]]:
-    """Ids of the captions that are trained on, without eos."""
-    return [ids for ids in features.vocabulary.encode(captions) if fits(ids, config.data.max_length)]
+def encoded(captions: list[str], config, features) -> list[tuple[str, list[int]]]:
+    """The captions that are trained on, each with its ids without eos."""
+    pairs = zip(captions, features.vocabulary.encode(captions), strict=True)
+    return [(caption, ids) for caption, ids in pairs if fits(ids, config.data.max_length)]
 
 
 def _stacked(captions: list[list[list[int]]]) -> np.ndarray:
@@ -95,6 +121,16 @@ def _stacked(captions: list[list[list[int]]]) -> np.ndarray:
     found = np.zeros((len(captions), max(map(len, captions)), flat.shape[1]), np.int32)
     for i, (start, end) in enumerate(pairwise(places)):
         found[i, : end - start] = flat[start:end]
+    return found
+
+
+def _boxes(places: list[list[list[list[float]]]], targets: np.ndarray) -> np.ndarray:
+    """The boxes of each word of each caption, (captions, time, boxes, 4), padded with boxes of nothing."""
+    most = max((len(boxes) for each in places for boxes in each), default=0)
+    found = np.zeros((*targets.shape, most, 4), np.float32)
+    for i, each in enumerate(places):
+        for j, boxes in enumerate(each):
+            found[i, j, : len(boxes)] = boxes or 0
     return found
 
 

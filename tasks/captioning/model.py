@@ -1,8 +1,9 @@
 """The captioner: a convolutional network sees a picture as a grid of regions, a recurrent network says what it sees.
 
     regions = encoder(picture)                           see tasks.captioning.features
-    memory = relu(W [regions, where they are])
-    summary = [mean(memory), max(memory)]                without attention all that the writer knows
+    found = relu(W [regions, where they are])
+    summary = [mean(found), max(found)]                  without attention all that the writer knows
+    memory = [found, s x, s y]                           with s = `model.coordinates`, and x, y from -1 to 1
     p(y_t | y_<t, picture) = writer(y_<t, summary, memory)   attention looks where the next word is to be seen
 
 As Vinyals et al. 2015 (attention "none") and Xu et al. 2015. One call scores whole captions under teacher forcing;
@@ -58,7 +59,8 @@ class Captioner(keras.Model):
         for variable in self.encoder.trainable_variables if self.encoder else []:
             variable.learning_rate_share = self.config.encoder_rate
         self.projection.build((None, None, self.channels + self.rows + self.columns))
-        self.writer.build(2 * self.config.memory_units, self.config.memory_units)
+        across = 2 if self.config.coordinates else 0
+        self.writer.build(2 * self.config.memory_units, self.config.memory_units + across)
         self.built = True
 
     def see(self, seen, copies=1, training=None):
@@ -70,20 +72,32 @@ class Captioner(keras.Model):
             copies: captions that are read or written for each picture; their rows lie next to each other.
 
         Returns:
-            the writer's first state, memory (batch * copies, regions, memory units), its mask, True everywhere.
+            the writer's first state, memory (batch * copies, regions, memory units and coordinates), its mask, True
+            everywhere.
         """
         regions = self.encoder(seen, training=training) if self.encoder else seen
-        memory = self.memory_dropout(self.projection(self._placed(regions)), training=training)
+        memory = self.memory_dropout(self.projection(self._beside(regions, self._one_hot())), training=training)
         summary = ops.concatenate([ops.mean(memory, axis=1), ops.max(memory, axis=1)], axis=-1)
+        if self.config.coordinates:
+            memory = self._beside(memory, self.config.coordinates * (2 * self._centres() - 1))
         state = self.writer.begin([summary] * (2 if self.config.cell == "lstm" else 1), memory)
         state, memory = keras.tree.map_structure(lambda part: ops.repeat(part, copies, axis=0), (state, memory))
         return state, memory, ops.ones(ops.shape(memory)[:2], "bool")
 
-    def _placed(self, regions):
-        """Regions with where in the picture they are: their row and their column, one-hot."""
-        rows = np.repeat(np.eye(self.rows), self.columns, axis=0)
-        columns = np.tile(np.eye(self.columns), (self.rows, 1))
-        places = ops.convert_to_tensor(np.concatenate([rows, columns], axis=1)[np.newaxis], self.compute_dtype)
+    def _one_hot(self):
+        """The row and the column of each region, one-hot, (regions, rows + columns)."""
+        return np.concatenate(
+            [np.repeat(np.eye(self.rows), self.columns, axis=0), np.tile(np.eye(self.columns), (self.rows, 1))], axis=1
+        )
+
+    def _centres(self):
+        """x and y of the centre of each region, in shares of the picture, (regions, 2)."""
+        y, x = np.divmod(np.arange(self.rows * self.columns), self.columns)
+        return np.stack([(x + 0.5) / self.columns, (y + 0.5) / self.rows], axis=1)
+
+    def _beside(self, regions, places):
+        """Regions (batch, regions, n) with what is the same in all pictures, (regions, m), behind what they show."""
+        places = ops.convert_to_tensor(places[np.newaxis], self.compute_dtype)
         places = ops.broadcast_to(places, (ops.shape(regions)[0], *places.shape[1:]))
         return ops.concatenate([ops.cast(regions, self.compute_dtype), places], axis=-1)
 
@@ -93,7 +107,8 @@ class Captioner(keras.Model):
         Args:
             inputs: {"seen": see `see`, "tokens": (captions, time) ids begun by bos, "targets": the ids after each of
                 them, 0 on padding}; as many captions for every picture, next to each other. Where a reward is given,
-                also {"references": (pictures, references, time)}.
+                also {"references": (pictures, references, time)}, where the attention is supervised {"places":
+                (captions, time, boxes, 4)}.
         """
         tokens, targets = inputs["tokens"], inputs["targets"]
         copies = ops.shape(tokens)[0] // ops.shape(inputs["seen"])[0]
@@ -105,6 +120,10 @@ class Captioner(keras.Model):
         logits, weights = self.writer.read(tokens, *view, training)
         if training and self.config.attention_penalty:
             self.add_loss(self.config.attention_penalty * unevenness(weights, targets))
+        if training and self.config.attention_supervision:
+            self.add_loss(
+                self.config.attention_supervision * straying(weights, inputs["places"], self._centres(), targets)
+            )
         return token_cross_entropy(targets, logits, self.label_smoothing if training else 0.0)
 
     def _with_own_words(self, tokens, view):
@@ -159,3 +178,26 @@ def unevenness(weights, targets):
     """
     real = ops.cast(ops.not_equal(targets, 0), "float32")[:, :, None]
     return ops.mean(ops.sum(ops.square(1.0 - ops.sum(weights * real, axis=1)), axis=-1))
+
+
+def straying(weights, places, centres, targets):
+    """How little the attention looks at where it is told to, after Liu et al. 2017 ("Attention correctness").
+
+    They ask for one distribution over the regions; here it is free which regions of an object are looked at: the loss
+    is -log of the weight on all whose centre lies in one of the boxes, its mean over the words that have such regions.
+    Where nothing is left to be named, at the end above all, the boxes of the whole caption are to be kept out of: then
+    an object in view says that the caption has to go on.
+
+    Args:
+        weights: attention (captions, time, regions).
+        places: boxes (captions, time, boxes, 4) of each word, left, top, right, bottom. centres: (regions, 2), x and y.
+        targets: (captions, time) ids, 0 on padding.
+    """
+    low, high = ops.split(ops.cast(places, "float32")[:, :, None], 2, axis=-1)  # (captions, time, 1, boxes, 2)
+    centres = ops.convert_to_tensor(centres[:, np.newaxis], "float32")
+    inside = ops.any(ops.all((low <= centres) & (centres < high), axis=-1), axis=-1)
+    names = ops.any(places[..., 2] > places[..., 0], axis=-1)[..., None]
+    inside = ops.where(names, inside, ~ops.any(inside, axis=1, keepdims=True))
+    told = ops.cast(ops.any(inside, axis=-1) & (targets != 0), "float32")
+    there = ops.sum(ops.cast(weights, "float32") * ops.cast(inside, "float32"), axis=-1)
+    return ops.sum(-ops.log(there + 1e-6) * told) / ops.maximum(ops.sum(told), 1.0)

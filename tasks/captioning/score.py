@@ -15,12 +15,10 @@ from typing import Self
 from sacrebleu.metrics import BLEU
 
 from shared.config import one_line
-from shared.tiny_world import english, german, grammar, pictures
+from shared.tiny_world import grammar, pictures
 from tasks.captioning.config import CaptioningConfig
 
 logger = logging.getLogger(__name__)
-
-LANGUAGES = {"en": english, "de": german}  # that tiny world tells its scenes in
 
 # Where the Penn Treebank's rules cut within a string of letters: do n't, dog 's, can not, gon na.
 CUT = re.compile(r"(?<=\w)(?=n't\b|'(?:s|m|d|ll|re|ve)\b)|(?<=\b(?:can|gon|wan|got))(?=(?:not|na|ta)\b)", re.IGNORECASE)
@@ -205,7 +203,7 @@ def scene_scores(predictions: list[dict], language: str) -> dict[str, float]:
     if not predictions:
         return {}
     verdicts = [
-        pictures.judge(prediction["output"], LANGUAGES[language], json.loads(prediction["scene"]))
+        pictures.judge(prediction["output"], pictures.LANGUAGES[language], json.loads(prediction["scene"]))
         for prediction in predictions
     ]
     scores = {

@@ -20,6 +20,7 @@ from shared.tiny_world.pictures import (
     described,
     judge,
     pictures,
+    places,
     prepare_pictures,
     same_scenes,
 )
@@ -129,6 +130,20 @@ def test_nouns_are_where_their_objects_are(drawn, language):
             for position, group in found:
                 shape = forms[words(caption)[position]]
                 assert group in [each["boxes"] for each in seen if each["shape"] == shape]
+
+
+@LANGUAGES
+def test_words_are_to_be_seen_where_the_next_noun_is(drawn, language):
+    for scene, boxes, _ in drawn:
+        seen = described(scene, boxes)
+        for caption in captions(scene, language):
+            found = places(caption, language, seen)
+            assert len(found) == len(words(caption))
+            before = 0
+            for position, group in judge(caption, language, seen).nouns:
+                assert all(each == group for each in found[before : position + 1])
+                before = position + 1
+            assert not any(found[before:])
 
 
 def test_a_noun_of_a_false_caption_has_the_boxes_of_its_colour_and_shape():

@@ -66,6 +66,7 @@ def test_checking_loads_nothing_heavy():
         ["data.corpus=tfds:coco_captions", "data.language=fr"],
         ["model.attention=none", "model.layers=1"],
         ["model.image_size=32", "model.encoder_rate=0", "model.gate=sentinel", "model.attention_penalty=1"],
+        ["model.attention_supervision=0.5", "model.coordinates=4"],
         FROZEN,
         ["model.train_encoder=false", "model.start_from=runs/one"],
         ["model.encoder=VGG16", "model.weights=moved/since/weights.h5"],
@@ -112,15 +113,29 @@ def test_what_can_work_is_taken(load, overrides):
         *([[f"model.{name}=0"], [f"model.{name}: 0"]] for name in ("units", "layers", "attention_units")),
         (["model.image_size=31"], ["model.image_size: 31", "at least 32"]),
         (["model.attention_penalty=-1"], ["model.attention_penalty: -1"]),
+        (["model.attention_supervision=-1"], ["model.attention_supervision: -1"]),
+        (["model.coordinates=-1"], ["model.coordinates: -1"]),
+        (
+            [*OWN, "model.attention_supervision=1"],
+            ["model.attention_supervision:", "data.corpus=tiny_world", "choose 0"],
+        ),
+        (
+            ["vocabulary.unit=bpe", "vocabulary.size=50", "model.attention_supervision=1"],
+            ["model.attention_supervision:", "vocabulary.unit=word", "choose 0"],
+        ),
+        (
+            [*CIDER, "model.attention_supervision=1"],
+            ["model.attention_supervision:", "training.objective=words"],
+        ),
         (["model.encoder_rate=1.5"], ["model.encoder_rate: 1.5", "at most 1"]),
         *([[f"model.dropout_{name}=1"], [f"model.dropout_{name}: 1"]] for name in ("embedding", "memory")),
         *([[f"model.dropout_{name}=1"], [f"model.dropout_{name}: 1"]] for name in ("output", "layers")),
         (["model.scheduled_sampling=1"], ["model.scheduled_sampling: 1", "below 1"]),
         (["model.layers=1"], ["model.layers: 1", "model.attention=additive", "model.attention=none"]),
         (["model.attention=none", "model.gate=gate"], ["model.gate:", "model.attention is none"]),
-        (
-            ["model.attention=none", "model.attention_penalty=1"],
-            ["model.attention_penalty:", "model.attention is none"],
+        *(
+            [["model.attention=none", f"model.{name}=1"], [f"model.{name}:", "model.attention is none"]]
+            for name in ("attention_penalty", "attention_supervision", "coordinates")
         ),
         (["model.weights=imagenet"], ["model.weights:", "model.encoder=small"]),
         (["model.train_encoder=false"], ["model.train_encoder: false", "model.weights", "model.start_from"]),

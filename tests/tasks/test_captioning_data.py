@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import json
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ from PIL import Image
 from shared.batching import padded_length
 from shared.task import Corpus
 from shared.text import BOS, EOS, PAD
+from shared.tiny_world import english
 from tasks.captioning.config import AugmentConfig, CaptioningConfig, DataConfig, ModelConfig, VocabularyConfig
+from tasks.captioning.corpus import prepare
 from tasks.captioning.data import augmented, encoded, steps_per_pass, training_batches
-from tasks.captioning.features import fit
+from tasks.captioning.features import fit, seen
 
 LONGEST, BATCH, TWO = 6, 8, 2
 RANDOM = np.random.default_rng(2)
+NOUNS = {noun for forms in english.NOUNS.values() for noun in forms}
 WORDS = ["red", "green", "blue", "large", "small", "house", "bear", "oil"]
 
 
@@ -187,9 +191,40 @@ def test_there_are_as_many_captions_as_asked(made, stream, copies):
 
 def test_the_order_of_captions_is_no_part_of_what_is_encoded(made):
     config, _, features = made()
-    assert encoded(["red", "", caption(LONGEST + 1), "blue bear"], config, features) == features.vocabulary.encode(
-        ["red", "blue bear"]
+    kept = ["red", "blue bear"]
+    found = encoded(["red", "", caption(LONGEST + 1), "blue bear"], config, features)
+    assert found == list(zip(kept, features.vocabulary.encode(kept), strict=True))
+
+
+# -------------------------------------------------------------------------------------------------------------- places
+
+
+def test_every_word_knows_where_the_next_noun_is_to_be_seen(cache):
+    """Of tiny world's own pictures, whose captions say what is in them."""
+    config = CaptioningConfig(
+        data=DataConfig(cache=cache, size=12, batch_size=8, captions_per_picture=2),
+        model=ModelConfig(attention_supervision=1.0),
     )
+    corpus = prepare(config)
+    features = fit(config, corpus)
+    boxes = {}  # caption -> the boxes of everything of which it tells
+    for record in seen(config, corpus, features, "train")[0]:
+        scene = json.loads(record["scene"])
+        for text in record["captions"]:
+            boxes.setdefault(text, []).append({tuple(box) for group in scene for box in group["boxes"]})
+    for inputs, targets, _ in training_batches(config, corpus, features, 0).take(3).as_numpy_iterator():
+        assert inputs["places"].shape[:2] == targets.shape and inputs["places"].shape[3] == 4
+        for row, places in zip(targets, inputs["places"], strict=True):
+            text = features.vocabulary.decode(row)
+            told = [{tuple(box.round(4).tolist()) for box in each if box.any()} for each in places]
+            known = [{tuple(np.float32(some).round(4).tolist()) for some in each} for each in boxes[text]]
+            assert set.union(*told) in known
+            last = max(i for i, each in enumerate(told) if each)
+            assert all(told[: last + 1]) and text.split()[last] in NOUNS
+
+
+def test_boxes_are_no_part_of_a_batch_unless_asked_for(stream):
+    assert set(stream(1)[0][0]) == {"seen", "tokens", "targets"}
 
 
 # ---------------------------------------------------------------------------------------------------------- references

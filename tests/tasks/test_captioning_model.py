@@ -11,7 +11,7 @@ from shared.config import TrainingConfig
 from shared.losses import OwnLoss
 from shared.optimization import build_optimizer
 from tasks.captioning.config import ModelConfig
-from tasks.captioning.model import Captioner, unevenness
+from tasks.captioning.model import Captioner, straying, unevenness
 
 IDS, ROWS, COLUMNS, CHANNELS = 9, 2, 3, 5
 SMALL = {
@@ -31,6 +31,7 @@ VARIANTS = {
     "fed alone": {"cell": "gru", "attention": "none", "feed_summary": True},
     "gru": {"cell": "gru", "attention": "additive"},
     "sentinel": {"cell": "lstm", "attention": "additive", "gate": "sentinel", "layers": 3},
+    "placed": {"cell": "lstm", "attention": "additive", "coordinates": 2.0, "feed_summary": True},
     "dot sentinel": {"cell": "gru", "attention": "dot", "gate": "sentinel"},
 }
 variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
@@ -167,6 +168,7 @@ def test_every_region_and_its_place_matter(options):
     blind = randomized(untrained(**options))
     kernel = blind.projection.kernel.numpy()
     blind.projection.kernel.assign(np.where(np.arange(len(kernel))[:, None] < CHANNELS, kernel, 0))
+    blind._centres = lambda: np.zeros((ROWS * COLUMNS, 2))
     np.testing.assert_allclose(losses(blind, turned)[REAL], losses(blind)[REAL], atol=1e-5)
 
 
@@ -209,6 +211,44 @@ def test_attention_is_penalised_in_training_alone():
     assert model.losses == []
     np.testing.assert_array_equal(losses(model, training=True), losses(plain))
     np.testing.assert_allclose(model.losses, [0.5 * unevenness(weights, TARGETS)], rtol=1e-5)
+
+
+def test_the_memory_ends_with_where_its_regions_are():
+    plain, model = untrained(cell="gru"), untrained(cell="gru", coordinates=3.0)
+    model.projection.set_weights(plain.projection.get_weights())
+    expected, found = (each.see(REGIONS)[1].numpy() for each in (plain, model))
+    np.testing.assert_array_equal(found[..., :-2], expected)
+    x, y = [-2, 0, 2] * ROWS, [-1.5] * COLUMNS + [1.5] * COLUMNS
+    np.testing.assert_allclose(found[..., -2:], np.broadcast_to(np.stack([x, y], axis=1), (3, 6, 2)), atol=1e-6)
+
+
+# The centres of the regions are at x = 1/6, 1/2, 5/6 and y = 1/4, 3/4.
+PLACES = np.zeros((3, 5, 2, 4), "float32")
+PLACES[0, 0, 0] = [0, 0, 0.6, 0.5]  # the first two
+PLACES[0, 3] = [[0, 0, 0.4, 0.5], [0.7, 0.6, 0.9, 0.8]]  # the first and the last
+PLACES[1, 1, 0] = [0.2, 0.3, 0.4, 0.7]  # none of them
+
+
+def test_straying_is_its_formula():
+    weights = np.random.default_rng(3).dirichlet(np.ones(6), (3, 5)).astype("float32")
+    centres = make(cell="gru")._centres()
+    named = {(0, 0): [0, 1], (0, 3): [0, 5]}
+    free = {(0, 1): [2, 3, 4], (0, 2): [2, 3, 4], (0, 4): [2, 3, 4]}  # of the boxes of the whole caption
+    free |= {(row, time): list(range(6)) for row, time in zip(*np.nonzero(REAL), strict=True) if row}
+    del free[1, 1]  # its box has no region
+    told = [weights[place][regions].sum() for place, regions in (named | free).items()]
+    np.testing.assert_allclose(straying(weights, PLACES, centres, TARGETS), -np.log(told).mean(), rtol=1e-4)
+    np.testing.assert_allclose(straying(weights, PLACES[:, :, :0], centres, TARGETS), 0, atol=1e-5)
+
+
+def test_attention_is_supervised_in_training_alone():
+    plain, model = make(cell="gru"), make(cell="gru", attention_supervision=0.5)
+    _, weights = log_probs(plain)
+    np.testing.assert_array_equal(losses(model), losses(plain))
+    assert model.losses == []
+    found = model({**given(), "places": PLACES}, training=True)
+    np.testing.assert_array_equal(found, losses(plain))
+    np.testing.assert_allclose(model.losses, [0.5 * straying(weights, PLACES, model._centres(), TARGETS)], rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
