@@ -55,6 +55,7 @@ test-slow: $(INSTALLED)
 
 ## bench: speed beside PyTorch, which has to be installed first (ARGS="--pairs 3")
 bench: $(INSTALLED)
+	$(BIN)/python bench/recurrent.py $(ARGS)
 	$(BIN)/python bench/language_model.py $(ARGS)
 	$(BIN)/python bench/speech.py $(ARGS)
 

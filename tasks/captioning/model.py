@@ -121,9 +121,7 @@ class Captioner(keras.Model):
         if training and self.config.attention_penalty:
             self.add_loss(self.config.attention_penalty * unevenness(weights, targets))
         if training and self.config.attention_supervision:
-            self.add_loss(
-                self.config.attention_supervision * straying(weights, inputs["places"], self._centres(), targets)
-            )
+            self.add_loss(self.config.attention_supervision * straying(weights, inputs["places"], self._centres()))
         return token_cross_entropy(targets, logits, self.label_smoothing if training else 0.0)
 
     def _with_own_words(self, tokens, view):
@@ -180,24 +178,19 @@ def unevenness(weights, targets):
     return ops.mean(ops.sum(ops.square(1.0 - ops.sum(weights * real, axis=1)), axis=-1))
 
 
-def straying(weights, places, centres, targets):
+def straying(weights, places, centres):
     """How little the attention looks at where it is told to, after Liu et al. 2017 ("Attention correctness").
 
     They ask for one distribution over the regions; here it is free which regions of an object are looked at: the loss
     is -log of the weight on all whose centre lies in one of the boxes, its mean over the words that have such regions.
-    Where nothing is left to be named, at the end above all, the boxes of the whole caption are to be kept out of: then
-    an object in view says that the caption has to go on.
 
     Args:
         weights: attention (captions, time, regions).
         places: boxes (captions, time, boxes, 4) of each word, left, top, right, bottom. centres: (regions, 2), x and y.
-        targets: (captions, time) ids, 0 on padding.
     """
     low, high = ops.split(ops.cast(places, "float32")[:, :, None], 2, axis=-1)  # (captions, time, 1, boxes, 2)
     centres = ops.convert_to_tensor(centres[:, np.newaxis], "float32")
     inside = ops.any(ops.all((low <= centres) & (centres < high), axis=-1), axis=-1)
-    names = ops.any(places[..., 2] > places[..., 0], axis=-1)[..., None]
-    inside = ops.where(names, inside, ~ops.any(inside, axis=1, keepdims=True))
-    told = ops.cast(ops.any(inside, axis=-1) & (targets != 0), "float32")
+    told = ops.cast(ops.any(inside, axis=-1), "float32")
     there = ops.sum(ops.cast(weights, "float32") * ops.cast(inside, "float32"), axis=-1)
     return ops.sum(-ops.log(there + 1e-6) * told) / ops.maximum(ops.sum(told), 1.0)
