@@ -120,7 +120,7 @@ def products(cell, batch, time, units, layers, words, bidirectional=False):
     h, W, da = torch.randn(batch, units), torch.randn(units, gates), torch.randn(batch, gates)
     rows, das = torch.randn(batch * time, units), torch.randn(batch * time, gates)
     wide = torch.randn(batch * time, units * directions)
-    U, head, scores = torch.randn(units * directions, gates), torch.randn(units * directions, words)
+    U, head = torch.randn(units * directions, gates), torch.randn(units * directions, words)
     scores = torch.randn(batch * time, words)
 
     def run():
