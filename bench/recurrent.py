@@ -26,7 +26,7 @@ import tensorflow as tf
 from alternation import measure
 
 from shared.losses import token_cross_entropy
-from shared.recurrent import CELLS, RecurrentStack
+from shared.recurrent import CELLS, RecurrentStack, word_scores
 
 try:
     import torch
@@ -76,8 +76,8 @@ def tensorflow_step(kinds, cell, batch, time, units, layers, words, bidirectiona
 
     def train():
         with tf.GradientTape() as tape:
-            found = outputs(tf.gather(vectors, tokens[:, :-1]))
-            loss = tf.reduce_mean(token_cross_entropy(tokens[:, 1:], tf.matmul(found, kernel, transpose_b=True) + bias))
+            scores = word_scores(outputs(tf.gather(vectors, tokens[:, :-1])), kernel, bias)
+            loss = tf.reduce_mean(token_cross_entropy(tokens[:, 1:], scores))
         for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
             if isinstance(gradient, tf.IndexedSlices):
                 weight.scatter_sub(tf.IndexedSlices(RATE * gradient.values, gradient.indices))
