@@ -192,6 +192,10 @@ def main():
     arguments = parser.parse_args()
     keras.utils.set_random_seed(1)
     rows = []
+    sys.stdout.write(
+        "| batch x steps x units x layers x words | cell | milliseconds | PyTorch | Keras | of the limit |\n"
+    )
+    sys.stdout.write("| --- | --- | ---: | ---: | ---: | ---: |\n")
     for sizes in SIZES:
         for cell in arguments.cells:
             functions = [
