@@ -197,10 +197,7 @@ class CaptioningConfig:
                 "augment: changes pictures, but with model.train_encoder=false each is seen once; choose true"
             )
         if self.model.attention_supervision:
-            reason = "only data.corpus=tiny_world tells where things are" if self.data.corpus != "tiny_world" else ""
-            reason = reason or ("its words need vocabulary.unit=word" if self.vocabulary.unit != "word" else "")
-            if reason:
-                raise UserError(f"model.attention_supervision: {reason}; choose 0, or that")
+            self._check_supervision()
         if self.training.objective == "cider" and not self.model.start_from:
             raise UserError(
                 "training.objective: cider rewards captions that the model writes itself, so it must know how to; "
@@ -213,3 +210,14 @@ class CaptioningConfig:
         }
         if self.training.objective == "cider" and (key := next(filter(of_words.get, of_words), "")):
             raise UserError(f"{key}: belongs to training.objective=words; choose 0")
+
+    def _check_supervision(self) -> None:
+        faults = {
+            "only data.corpus=tiny_world tells where things are": self.data.corpus != "tiny_world",
+            "a token has to be a word: vocabulary.unit=word": self.vocabulary.unit != "word",
+            "things would not be where they are said to be: augment.flip=false, augment.shift=0": (
+                self.augment.flip or self.augment.shift > 0
+            ),
+        }
+        if fault := next(filter(faults.get, faults), ""):
+            raise UserError(f"model.attention_supervision: {fault}; choose that, or 0")

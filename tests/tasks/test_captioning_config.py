@@ -117,11 +117,18 @@ def test_what_can_work_is_taken(load, overrides):
         (["model.coordinates=-1"], ["model.coordinates: -1"]),
         (
             [*OWN, "model.attention_supervision=1"],
-            ["model.attention_supervision:", "data.corpus=tiny_world", "choose 0"],
+            ["model.attention_supervision:", "data.corpus=tiny_world", "or 0"],
         ),
         (
             ["vocabulary.unit=bpe", "vocabulary.size=50", "model.attention_supervision=1"],
-            ["model.attention_supervision:", "vocabulary.unit=word", "choose 0"],
+            ["model.attention_supervision:", "vocabulary.unit=word", "or 0"],
+        ),
+        *(
+            (
+                [f"augment.{change}", "model.attention_supervision=1"],
+                ["model.attention_supervision:", "augment.shift=0"],
+            )
+            for change in ("flip=true", "shift=0.1")
         ),
         (
             [*CIDER, "model.attention_supervision=1"],
