@@ -36,7 +36,7 @@ TASK_WORDS = {
         *("data.size=24", "data.batch_size=4", "data.captions_per_picture=2", "model.image_size=32"),
         *("model.channels=2", "model.memory_units=8", "model.embedding_units=8", "model.units=8"),
         *("model.attention_units=8", "model.dropout_embedding=0.3", "model.dropout_memory=0.3"),
-        *("model.scheduled_sampling=0.2", "augment.flip=true", "augment.brightness=0.1", "decoding.method=greedy"),
+        *("model.scheduled_sampling=0.2", "augment.contrast=0.1", "augment.brightness=0.1", "decoding.method=greedy"),
         *("decoding.max_length=12", "training.sample_examples=1"),
     ],
 }

@@ -336,6 +336,7 @@ def test_weights_that_lie_in_checkpoints_are_not_looked_for_elsewhere(made):
 LARGER = ["model.encoder=MobileNet", "model.memory_units=32"]  # so that some units of the memory are above 0
 FROZEN = [*LARGER, "model.train_encoder=false"]
 JOINT = [*LARGER, "model.train_encoder=true", "model.encoder_rate=0.1", "augment.flip=true"]
+JOINT += ["model.attention_supervision=0"]
 
 
 @pytest.fixture(scope="module")
