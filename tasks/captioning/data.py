@@ -57,15 +57,15 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
         )
 
     def collate(number, some, chosen):
-        rows = [captions[i][k] for i, ks in zip(some, chosen, strict=True) for k in ks]
-        targets = padded_array(rows, last=[EOS])
+        pairs = [(i, k) for i, ks in zip(some, chosen, strict=True) for k in ks]
+        targets = padded_array([captions[i][k] for i, k in pairs], last=[EOS])
         tokens = np.pad(targets, [[0, 0], [1, 0]], constant_values=BOS)[:, :-1]
         rng = np.random.default_rng([seed, number])
         found = [augmented(arrays[some], config.augment, rng), tokens, targets]
         if further["references"]:
             found.append(_stacked([captions[i] for i in some]))
         if further["places"]:
-            found.append(_boxes([placed(i, k) for i, ks in zip(some, chosen, strict=True) for k in ks], targets))
+            found.append(_boxes([placed(i, k) for i, k in pairs], targets))
         return found
 
     @functools.cache
@@ -117,19 +117,19 @@ def encoded(captions: list[str], config, features) -> list[tuple[str, list[int]]
 def _stacked(captions: list[list[list[int]]]) -> np.ndarray:
     """The captions of each picture, ended by eos, (pictures, captions, time) padded with 0."""
     flat = padded_array([ids for each in captions for ids in each], last=[EOS])
-    places = np.cumsum([0, *map(len, captions)])
+    edges = np.cumsum([0, *map(len, captions)])
     found = np.zeros((len(captions), max(map(len, captions)), flat.shape[1]), np.int32)
-    for i, (start, end) in enumerate(pairwise(places)):
+    for i, (start, end) in enumerate(pairwise(edges)):
         found[i, : end - start] = flat[start:end]
     return found
 
 
-def _boxes(places: list[list[list[list[float]]]], targets: np.ndarray) -> np.ndarray:
+def _boxes(captions: list[list[list[list[float]]]], targets: np.ndarray) -> np.ndarray:
     """The boxes of each word of each caption, (captions, time, boxes, 4), padded with boxes of nothing."""
-    most = max((len(boxes) for each in places for boxes in each), default=0)
+    most = max((len(boxes) for words in captions for boxes in words), default=0)
     found = np.zeros((*targets.shape, most, 4), np.float32)
-    for i, each in enumerate(places):
-        for j, boxes in enumerate(each):
+    for i, words in enumerate(captions):
+        for j, boxes in enumerate(words):
             found[i, j, : len(boxes)] = boxes or 0
     return found
 

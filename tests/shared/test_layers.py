@@ -36,7 +36,11 @@ def pair(cell, units=5, features=3, use_bptt=True, weight_drop=0.0, **arguments)
     return layers
 
 
-def results(layer, mask, compiled=lambda function: function, batch=4, time=6):
+def eager(function):
+    return function
+
+
+def results(layer, mask, compiled=eager, batch=4, time=6):
     """Outputs, final states, and gradients with respect to inputs, first states and all weights."""
     inputs = tf.constant(normal(batch, time, layer.cell.kernel.shape[0]))
     state = [tf.constant(normal(batch, layer.units, seed=i)) for i, _ in enumerate(layer.state_size)]
@@ -51,12 +55,11 @@ def results(layer, mask, compiled=lambda function: function, batch=4, time=6):
     return compiled(run)()
 
 
-def assert_equal_layers(cell, mask=None, compiled=lambda function: function, batch=4, time=6, **arguments):
+def assert_equal_layers(cell, mask=None, compiled=eager, batch=4, time=6, atol=2e-6, **arguments):
     ours, theirs = pair(cell, **arguments)
     found, wanted = results(ours, mask, compiled, batch, time), results(theirs, mask, batch=batch, time=time)
     for actual, expected in zip(found, wanted, strict=True):
-        # Of a sum that comes to little, each has but the digits of its terms.
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * max(1e-3, np.abs(expected).max(initial=0)))
+        np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=atol)
     return ours
 
 
@@ -64,7 +67,7 @@ def assert_equal_layers(cell, mask=None, compiled=lambda function: function, bat
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("mask", [None, tf.sequence_mask(LENGTHS, 6)], ids=["whole", "masked"])
 @pytest.mark.parametrize("go_backwards", [False, True], ids=["forwards", "backwards"])
-@pytest.mark.parametrize("compiled", [lambda function: function, tf.function], ids=["eager", "graph"])
+@pytest.mark.parametrize("compiled", [eager, tf.function], ids=["eager", "graph"])
 def test_our_kernel_equals_keras(cell, mask, go_backwards, compiled):
     layer = assert_equal_layers(cell, mask, compiled, go_backwards=go_backwards)
     assert kernel_of(layer, mask) == "bptt"
@@ -79,7 +82,8 @@ def test_our_kernel_equals_keras_whatever_the_shape(cell, data):
     batch, time, units, features = (data.draw(st.integers(1, most)) for most in (17, 7, 9, 5))
     lengths = data.draw(st.none() | st.lists(st.integers(0, time), min_size=batch, max_size=batch))
     mask = None if lengths is None else tf.sequence_mask(lengths, time)
-    assert_equal_layers(cell, mask, batch=batch, time=time, units=units, features=features)
+    # A sum over all rows and steps that comes to little has but the digits of its terms.
+    assert_equal_layers(cell, mask, batch=batch, time=time, atol=2e-5, units=units, features=features)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -106,6 +110,7 @@ def test_what_is_no_number_stays_none(cell):
     assert np.isfinite(outputs[[0, 2, 3]]).all() and np.isfinite(outputs[1, :2]).all()
 
 
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the kernel is for CPUs")
 def test_the_kernel_refuses_a_state_of_another_size():
     with pytest.raises(ValueError, match="99"):
         pair("lstm")[0](normal(4, 6, 3), initial_state=[normal(4, 5), normal(4, 99)])
@@ -199,7 +204,7 @@ def with_dropped_weights(layer, rate):
     return plain
 
 
-@pytest.mark.parametrize("compiled", [lambda function: function, tf.function], ids=["eager", "graph"])
+@pytest.mark.parametrize("compiled", [eager, tf.function], ids=["eager", "graph"])
 @pytest.mark.parametrize("mask", [None, tf.sequence_mask(LENGTHS, 6)], ids=["whole", "masked"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_dropped_weights_are_dropped_for_a_whole_sequence(cell, mask, compiled):
@@ -253,7 +258,7 @@ def test_what_is_left_to_keras_has_its_weights_dropped_too(arguments):
 def test_the_weights_come_back_from_a_step_that_fails():
     layer, _ = pair("gru", weight_drop=0.4)
     before = layer.cell.recurrent_kernel
-    with pytest.raises(ValueError):
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):  # our kernel's, and TensorFlow's
         layer(normal(4, 6, 3), initial_state=normal(4, 99), training=True)
     assert layer.cell.recurrent_kernel is before
 
