@@ -263,14 +263,17 @@ def _logging_to_stderr(level: int) -> Iterator[None]:
     """This project's messages from `level` on, and other libraries' warnings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_ShortFormatter())
-    root = logging.getLogger()
+    root, ours = logging.getLogger(), [logging.getLogger(package) for package in ("shared", "tasks")]
+    levels = [logger.level for logger in ours]
     root.addHandler(handler)
-    for package in ("shared", "tasks"):
-        logging.getLogger(package).setLevel(level)
+    for logger in ours:
+        logger.setLevel(level)
     try:
         yield
     finally:
         root.removeHandler(handler)
+        for logger, before in zip(ours, levels, strict=True):
+            logger.setLevel(before)
 
 
 def _exit_code(program: Program, arguments: argparse.Namespace, error: BaseException) -> int:

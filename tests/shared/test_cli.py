@@ -1,5 +1,6 @@
 """The command line: verbs reach their functions, and whatever happens ends in the right exit code and one line."""
 
+import logging
 import subprocess
 import sys
 import types
@@ -238,6 +239,13 @@ def test_an_interrupt_is_one_line(stage, capsys):
     stage.error = ("train", KeyboardInterrupt())
     assert stage.main("train", "--config", stage.config) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted")
+
+
+def test_what_is_logged_afterwards_is_as_it_was(stage, caplog):
+    stage.main("predict", "--run", stage.trained())
+    with caplog.at_level(logging.INFO):
+        logging.getLogger("tasks.example").info("heard")
+    assert caplog.messages[-1:] == ["heard"]
 
 
 PIPE = """
