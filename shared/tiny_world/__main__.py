@@ -1,18 +1,19 @@
 """How many lines of a text are sentences of the tiny world: `python -m shared.tiny_world [--language de] < FILE`."""
 
 import argparse
+import math
 import sys
 
 from shared.tiny_world import english, german
+from shared.tiny_world.grammar import Grammar
 
 
 def is_sentence(parse, line: str) -> bool:
-    """Whether the grammar has a scene that is told by exactly this line."""
+    """Whether the grammar of the texts has a scene that is told by exactly this line."""
     try:
-        parse(line)
+        return Grammar().log_prob(parse(line)) > -math.inf
     except ValueError:
         return False
-    return True
 
 
 def main() -> None:

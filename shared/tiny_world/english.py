@@ -2,7 +2,7 @@
 
 import re
 
-from .grammar import COLOURS, PLACES, SHAPES, SIZES, Group, Scene, only_reading
+from .grammar import COLOURS, PLACES, SHAPES, SIZES, Group, Scene, only_reading, statements
 
 NUMBERS = {1: "a", 2: "two", 3: "three"}
 NOUNS = {shape: (shape, shape + "s") for shape in SHAPES} | {"cross": ("cross", "crosses")}  # singular, plural
@@ -20,6 +20,7 @@ SENTENCES = {
     "chain": "{subject} {verbs[0]} {complements[0]} and {verbs[1]} {complements[1]}",
     "chain of places": "{subject} {be} {complements[0]} and {complements[1]}",
     "relative": "{subject} that {verbs[0]} {complements[0]} {verbs[1]} {complements[1]}",
+    "nested": "{subject} {verbs[0]} {complements[0]} that {verbs[1]} {complements[1]}",
 }
 
 _NUMBERS = {word: number for number, word in NUMBERS.items()}
@@ -31,18 +32,19 @@ _RELATION = re.compile(rf"\b(?:{'|'.join(_RELATIONS)})\b")
 
 def tell(scene: Scene) -> str:
     """The sentence that tells a scene: lower case, no full stop."""
-    subject, *objects = map(_noun_phrase, scene.groups)
-    plural = scene.groups[0].number > 1
+    stated = statements(scene)
+    subject = stated[0][0] if stated else scene.groups[0]
+    plural = subject.number > 1
     form = f"{scene.telling} of places"
     if form not in SENTENCES or not set(scene.relations) <= set(PLACES):
         form = scene.telling
     return SENTENCES[form].format(
-        subject=subject,
+        subject=_noun_phrase(subject),
         be=BE[plural],
         do=DO[plural],
-        verbs=[VERBS.get(relation, BE)[plural] for relation in scene.relations],
+        verbs=[VERBS.get(relation, BE)[one.number > 1] for one, relation, _ in stated],
         infinitives=[VERBS.get(relation, BE)[True] for relation in scene.relations],
-        complements=list(map(_complement, scene.relations, objects)),
+        complements=[_complement(relation, other) for _, relation, other in stated],
     )
 
 
@@ -62,5 +64,5 @@ def _noun_phrase(group: Group) -> str:
     return f"{NUMBERS[group.number]} {group.size} {group.colour} {NOUNS[group.shape][group.number > 1]}"
 
 
-def _complement(relation: str, noun_phrase: str) -> str:
-    return noun_phrase if relation in VERBS else f"{relation} {noun_phrase}"
+def _complement(relation: str, group: Group) -> str:
+    return _noun_phrase(group) if relation in VERBS else f"{relation} {_noun_phrase(group)}"

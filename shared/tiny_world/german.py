@@ -2,7 +2,7 @@
 
 import re
 
-from .grammar import PLACES, Group, Scene, only_reading
+from .grammar import PLACES, Group, Scene, only_reading, statements
 
 NUMBERS = {2: "zwei", 3: "drei"}
 SIZES = {"tiny": "winzig", "small": "klein", "big": "groß"}
@@ -52,6 +52,7 @@ SENTENCES = {
     "chain": "{subject} {verbs[0]} {complements[0]} und {verbs[1]} {complements[1]}",
     "chain of places": "{subject} {verbs[0]} {complements[0]} und {complements[1]}",
     "relative": "{subject}, {pronoun} {complements[0]} {verbs[0]}, {verbs[1]} {complements[1]}",
+    "nested": "{subject} {verbs[0]} {complements[0]}, {pronoun} {complements[1]} {verbs[1]}",
 }
 
 _STEMS = {stem: attribute for table in (SIZES, COLOURS) for attribute, stem in table.items()}
@@ -69,16 +70,17 @@ _RELATION = re.compile(rf"\b(?:{'|'.join(_RELATIONS)})\b")
 
 def tell(scene: Scene) -> str:
     """The sentence that tells a scene: nouns with a capital, no full stop."""
-    first, *others = scene.groups
+    stated = statements(scene)
+    subject = stated[0][0] if stated else scene.groups[0]
     form = f"{scene.telling} of places"
     if form not in SENTENCES or not set(scene.relations) <= set(PLACES):
         form = scene.telling
     return SENTENCES[form].format(
-        subject=_noun_phrase(first, "nominative"),
-        accusative=_noun_phrase(first, "accusative"),
-        pronoun=PRONOUNS[_agreement(first)],
-        verbs=[VERBS.get(relation, BE)[first.number > 1] for relation in scene.relations],
-        complements=list(map(_complement, scene.relations, others)),
+        subject=_noun_phrase(subject, "nominative"),
+        accusative=_noun_phrase(subject, "accusative"),
+        pronoun=PRONOUNS[_agreement(stated[-1][0] if stated else subject)],
+        verbs=[VERBS.get(relation, BE)[one.number > 1] for one, relation, _ in stated],
+        complements=[_complement(relation, other) for _, relation, other in stated],
     )
 
 

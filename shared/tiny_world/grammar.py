@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
@@ -29,6 +29,11 @@ SHAPES = (
 PLACES = ("above", "below", "left of", "right of")
 CONTACTS = ("touches", "covers")
 RELATIONS = PLACES + CONTACTS
+# What the others are to the one if the one is this to them: not so for "covers".
+CONVERSES = {
+    **{"above": "below", "below": "above", "left of": "right of", "right of": "left of"},
+    "touches": "touches",
+}
 
 SPLITS = ("train", "valid", "test")
 
@@ -41,6 +46,7 @@ TELLINGS = {
     "question": (RELATIONS,),
     "chain": (RELATIONS, RELATIONS),
     "relative": (RELATIONS, RELATIONS),
+    "nested": (tuple(CONVERSES), RELATIONS),
 }
 
 
@@ -80,9 +86,28 @@ def can_tell(telling: str, relations: tuple[str, ...]) -> bool:
     return choices is not None and len(choices) == len(relations) and all(map(tuple.__contains__, choices, relations))
 
 
-def count_scenes() -> int:
-    """Number of distinct scenes, hence of distinct sentences in each language."""
-    return sum(math.prod(map(len, choices)) * len(GROUPS) ** (len(choices) + 1) for choices in TELLINGS.values())
+def as_told(
+    telling: str, groups: Sequence[Group], relations: Sequence[str]
+) -> tuple[tuple[Group, ...], tuple[str, ...]]:
+    """The groups and relations of a scene as sentences of this form mention them; or the way back, which is the same.
+
+    Most begin with the first group. "fronted" ends with it, and "nested" begins with the second, which is the converse
+    of the first relation to the first group; None for a relation that has none.
+    """
+    groups, relations = tuple(groups), tuple(relations)
+    if telling == "fronted":
+        return groups[::-1], relations
+    if telling == "nested":
+        return (groups[1], groups[0], *groups[2:]), (CONVERSES.get(relations[0]), *relations[1:])
+    return groups, relations
+
+
+def statements(scene: Scene) -> list[tuple[Group, str, Group]]:
+    """What a sentence states: a group, its relation to another one, and that other one; for each relation in order."""
+    if scene.telling != "nested":
+        return [(scene.groups[0], *each) for each in zip(scene.relations, scene.groups[1:], strict=True)]
+    groups, relations = as_told(scene.telling, scene.groups, scene.relations)
+    return list(zip(groups[:-1], relations, groups[1:], strict=True))
 
 
 def split_of(scene: Scene) -> str:
@@ -116,11 +141,11 @@ def only_reading(
         ValueError: there is no such scene.
     """
     groups, relations = tuple(groups), tuple(relations)
-    for telling in TELLINGS:
-        if can_tell(telling, relations) and len(groups) == len(relations) + 1:
-            scene = Scene(groups[::-1] if telling == "fronted" else groups, relations, telling)
-            if tell(scene) == sentence:
-                return scene
+    for telling, choices in TELLINGS.items():
+        if len(groups) - 1 == len(relations) == len(choices):
+            seen, stated = as_told(telling, groups, relations)
+            if can_tell(telling, stated) and tell(Scene(seen, stated, telling)) == sentence:
+                return Scene(seen, stated, telling)
     raise ValueError(f"not a sentence of the tiny world: {sentence!r}")
 
 
@@ -164,6 +189,10 @@ class Grammar:
             raise ValueError(f"tellings {list(self.tellings)} must be some of {list(TELLINGS)}")
         if not all(0 < weight < math.inf for weight in self.tellings.values()):
             raise ValueError(f"weights of tellings must be positive numbers: {dict(self.tellings)}")
+
+    def count(self) -> int:
+        """Number of distinct scenes, hence of distinct sentences in each language."""
+        return sum(len(GROUPS) ** structure.num_groups for structure in self.structures)
 
     @cached_property
     def structures(self) -> tuple[Structure, ...]:

@@ -20,7 +20,6 @@ from shared.tiny_world.grammar import (
     SPLITS,
     Grammar,
     Scene,
-    count_scenes,
     split_of,
     words,
 )
@@ -57,7 +56,8 @@ def test_impossible_scenes_are_refused(num_groups, relations, telling):
 def test_count_of_scenes():
     groups = 3 * 3 * 8 * 13
     assert len(set(GROUPS)) == groups
-    assert count_scenes() == groups + (6 + 4 + 6 + 6) * groups**2 + (36 + 36) * groups**3
+    assert Grammar().count() == groups + (6 + 4 + 6 + 6) * groups**2 + (36 + 36) * groups**3
+    assert Grammar({"nested": 1.0}).count() == 5 * 6 * groups**3
 
 
 # Probabilities

@@ -110,6 +110,14 @@ PAIRS = [
         "two big yellow drops that cover three small red squares are above three tiny blue rings",
         "zwei große gelbe Tropfen, die drei kleine rote Quadrate verdecken, sind über drei winzigen blauen Ringen",
     ),
+    (
+        "two small red circles are below a big blue flower that covers a tiny green ring",
+        "zwei kleine rote Kreise sind unter einer großen blauen Blume, die einen winzigen grünen Ring verdeckt",
+    ),
+    (
+        "a small red heart touches two big grey stars that are left of a tiny green cross",
+        "ein kleines rotes Herz berührt zwei große graue Sterne, die links von einem winzigen grünen Kreuz sind",
+    ),
 ]
 
 # English noun, then a small red one in nominative, accusative, dative, and two in nominative (as accusative), dative.
@@ -154,6 +162,8 @@ NOT_ENGLISH = [
     "a small red circle is above a big blue star and a tiny green ring",
     "a small red circle that is above a big blue star",
     "a small red circle, that is above a big blue star, touches a tiny green ring",
+    "two small red circles are below a big blue star that cover a tiny green ring",
+    "a small red circle covers a big blue star that is above a tiny green ring",  # "covers" has no converse
 ]
 NOT_GERMAN = [
     "",
@@ -184,6 +194,8 @@ NOT_GERMAN = [
     "ein kleiner roter Kreis, der ist über einem großen blauen Stern, berührt einen winzigen grünen Ring",
     "ein kleiner roter Kreis, der über einem großen blauen Stern ist berührt einen winzigen grünen Ring",
     "zwei kleine rote Kreise, die über einem großen blauen Stern sind, berührt einen winzigen grünen Ring",
+    "zwei kleine rote Kreise sind unter einem großen blauen Stern, die einen winzigen grünen Ring verdeckt",
+    "zwei kleine rote Kreise sind unter einem großen blauen Stern, der einen winzigen grünen Ring verdecken",
 ]
 
 
