@@ -35,7 +35,7 @@ from shared.recurrent.cells import CELLS, GRU, SAVED, STATES, step, step_back
 LEAST_ROWS = 4  # of a batch, that are worth a core
 
 
-def unroll(cell, x, state, W, c, mask=None):
+def unroll(cell, x, state, W, c, mask=None, truncate=0):
     """Runs a cell over whole sequences, with the gradient written out above.
 
     Args:
@@ -44,6 +44,7 @@ def unroll(cell, x, state, W, c, mask=None):
         state: tuple of tensors (batch, units), the state before the first step, h first.
         W: (units, gates * units). c: (gates * units,), added to W h_{t-1}.
         mask: boolean (time, batch) or None; where False the state stays as it was and the output is zero.
+        truncate: steps after which the gradient is cut, see `layers.OwnLoop`; 0 for never.
 
     Returns:
         outputs (time, batch, units) and the final state, differentiable once with respect to all but the mask. XLA
@@ -66,7 +67,7 @@ def unroll(cell, x, state, W, c, mask=None):
 
         def gradient(d_outputs, *d_final):
             arguments = [d_outputs, W, mask, states, saved, *d_final]
-            dx, da, d_first = call(functools.partial(_backward, cell), arguments, (dtype, dtype, dtype))
+            dx, da, d_first = call(functools.partial(_backward, cell, truncate), arguments, (dtype, dtype, dtype))
             dx.set_shape(x.shape)
             d_first.set_shape((STATES[cell], *first[0].shape))
             h, da = tf.reshape(states[0, :-1], (-1, W.shape[0])), tf.reshape(da, (-1, W.shape[1]))
@@ -102,7 +103,7 @@ def _forward(cell, x, W, c, mask, *first):
     return states, saved
 
 
-def _backward(cell, d_outputs, W, mask, states, saved, *d_final):
+def _backward(cell, truncate, d_outputs, W, mask, states, saved, *d_final):
     """All steps in reverse: the gradients of x and a, (time, batch, gates * units), and of the first state."""
     time, batch, _ = d_outputs.shape
     d_state = np.stack(d_final)
@@ -116,6 +117,8 @@ def _backward(cell, d_outputs, W, mask, states, saved, *d_final):
             now = d_outputs[t, rows], mask[t, rows], h[t], cells[t], saved[t, rows]
             step_back(cell, *now, dh, d_cells, dx[t, rows], da[t, rows])
             dh += np.dot(da[t, rows], W.T, out=product)
+            if truncate and t and t % truncate == 0:
+                dh[:] = d_cells[:] = 0
 
     _share_out(work, batch)
     return dx, da, d_state

@@ -9,7 +9,7 @@
 The layers take the same arguments, have the same weights and give the same results as Keras'; they differ in
 `inner_loop` alone. On a GPU Keras decides (cuDNN where it applies); on a CPU `shared.recurrent.bptt` runs what it
 covers, and Keras' generic loop the rest: other activations, recurrent dropout, no bias, a mask without
-zero_output_for_mask, or `use_bptt=False`, which XLA needs.
+zero_output_for_mask, or `use_bptt=False`, which XLA needs. What Keras' loop and cuDNN cannot do, `_cell_loop` does.
 """
 
 import functools
@@ -22,7 +22,7 @@ from shared.recurrent import bptt
 
 
 class OwnLoop:
-    """What our layers add to Keras': their `inner_loop`, and weight-drop.
+    """What our layers add to Keras': their `inner_loop`, weight-drop, and truncation inside a sequence.
 
     Args:
         use_bptt: whether this project's kernel may run the layer. XLA cannot compile it, so Keras does not try to where
@@ -30,22 +30,29 @@ class OwnLoop:
         weight_drop: share of the entries of W that is dropped, one mask for all steps of a sequence and the whole batch
             (DropConnect on the recurrent matrix; Merity, Keskar & Socher 2018, section 3). Since the matrix is dropped
             and not the cell changed, every kernel takes it, cuDNN's too.
+        truncate: number of steps, k, after which backpropagation is cut: no gradient goes from step jk, counted from 0
+            in the order of reading, to the state that step jk - 1 left. Results are the same, and gradients those of
+            blocks of k steps that hand the state on as a constant; the first block has the initial state's gradient.
+            0 for never. This is BPTT(h; h') of Williams & Peng 1990 with h = h' = k, and truncated BPTT with
+            k1 = k2 = k in Sutskever's thesis of 2013.
         **arguments: Keras'.
     """
 
     stepwise = False  # set by an owner that calls the cell itself at every step
 
-    def __init__(self, *positional, use_bptt=True, weight_drop=0.0, **arguments):
+    def __init__(self, *positional, use_bptt=True, weight_drop=0.0, truncate=0, **arguments):
         super().__init__(*positional, **arguments)
         self.use_bptt = use_bptt
         self.supports_jit = self.supports_jit and not use_bptt
         self.weight_drop = weight_drop
+        self.truncate = truncate
         if weight_drop:
             self.weight_drop_seed = keras.random.SeedGenerator()
 
     def get_config(self):
         """As Keras'."""
-        return {**super().get_config(), "use_bptt": self.use_bptt, "weight_drop": self.weight_drop}
+        own = {"use_bptt": self.use_bptt, "weight_drop": self.weight_drop, "truncate": self.truncate}
+        return {**super().get_config(), **own}
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """As Keras', see the module."""
@@ -60,9 +67,13 @@ class OwnLoop:
             attributes["recurrent_kernel"] = W
 
     def _inner_loop(self, sequences, initial_state, mask, training):
-        if kernel_of(self, mask) != "bptt":
+        if kernel_of(self, mask) == "bptt":
+            loop = _kernel_loop
+        elif self.truncate:
+            loop = _cell_loop
+        else:
             return super().inner_loop(sequences, initial_state, mask, training=training)
-        return _inner_loop(self, self.equations, sequences, initial_state, mask, training)
+        return _whole_sequences(loop, self, sequences, initial_state, mask, training)
 
 
 @keras.saving.register_keras_serializable("unroll")
@@ -124,30 +135,58 @@ def kernel_of(layer: keras.layers.RNN, mask=None) -> str:
     plain = cell.use_bias and not cell.recurrent_dropout and not layer.unroll and getattr(cell, "reset_after", True)
     usual = cell.activation.__name__ == "tanh" and (not gated or cell.recurrent_activation.__name__ == "sigmoid")
     if tf.config.list_physical_devices("GPU"):
-        return "cudnn" if gated and plain and usual and layer.use_cudnn else "keras"
+        return "cudnn" if gated and plain and usual and layer.use_cudnn and not layer.truncate else "keras"
     covered = layer.use_bptt and plain and (usual or (not gated and cell.activation.__name__ == "relu"))
     return "bptt" if covered and (mask is None or layer.zero_output_for_mask) else "keras"
 
 
-def _inner_loop(layer, cell, sequences, initial_state, mask, training):
-    """Keras' contract of `inner_loop` over `bptt.unroll`: (last output, outputs, final states), all batch-first."""
+def _whole_sequences(loop, layer, sequences, initial_state, mask, training):
+    """Keras' contract of `inner_loop` over one of the loops below: (last output, outputs, final states).
+
+    The loops take sequences (time, batch, features) in the order of reading, the state, and a boolean mask
+    (time, batch) or None; they return outputs (time, batch, units) and the final state.
+    """
     state = keras.tree.flatten(initial_state)
     mask = keras.tree.flatten(mask)[0] if mask is not None else None
+    sequences = tf.transpose(sequences, [1, 0, 2])
+    mask = None if mask is None else tf.transpose(tf.cast(mask, tf.bool))
+    if layer.go_backwards:
+        sequences, mask = tf.reverse(sequences, [0]), None if mask is None else tf.reverse(mask, [0])
+    outputs, final = loop(layer, sequences, state, mask, training)
+    outputs = tf.transpose(outputs, [1, 0, 2])
+    return final[0], outputs if layer.return_sequences else final[0][:, None], list(final)
+
+
+def _kernel_loop(layer, sequences, state, mask, training):
+    """Our kernel."""
     if training and layer.cell.dropout:
-        sequences = sequences * layer.cell.get_dropout_mask(sequences[:, 0])[:, None]
+        sequences = sequences * layer.cell.get_dropout_mask(sequences[0])
     kernel, W, bias = (
         ops.cast(weight, sequences.dtype)
         for weight in (layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias)
     )
     # GRU has two biases, for the inner one is multiplied by the reset gate; the others need but one.
     b, c = (bias[0], bias[1]) if len(bias.shape) == 2 else (bias, ops.zeros_like(bias))
-    sequences = tf.transpose(sequences, [1, 0, 2])
-    mask = None if mask is None else tf.transpose(tf.cast(mask, tf.bool))
-    if layer.go_backwards:
-        sequences, mask = tf.reverse(sequences, [0]), None if mask is None else tf.reverse(mask, [0])
     # One product for all steps; flat, for a batched one would broadcast U.
     x = tf.matmul(tf.reshape(sequences, [-1, kernel.shape[0]]), kernel) + b
     x = tf.reshape(x, [tf.shape(sequences)[0], tf.shape(sequences)[1], kernel.shape[1]])
-    outputs, final = bptt.unroll(cell, x, tuple(state), W, c, mask)
-    outputs = tf.transpose(outputs, [1, 0, 2])
-    return final[0], outputs if layer.return_sequences else final[0][:, None], list(final)
+    return bptt.unroll(layer.equations, x, tuple(state), W, c, mask, layer.truncate)
+
+
+def _cell_loop(layer, sequences, state, mask, training):
+    """One call of the cell a step, with what Keras' own loop does not know of."""
+    time = tf.range(tf.shape(sequences)[0])
+    mask = tf.ones(tf.shape(sequences)[:2], tf.bool) if mask is None else mask
+    cut = (time > 0) & (time % layer.truncate == 0) if layer.truncate else tf.zeros_like(time, tf.bool)
+
+    def step(before, now):
+        output, *state = before
+        inputs, shown, cut = now
+        state = [tf.where(cut, tf.stop_gradient(part), part) for part in state]
+        _, new = layer.cell(inputs, state, training=training)
+        new = [tf.where(shown, new, old) for new, old in zip(keras.tree.flatten(new), state, strict=True)]
+        hidden = tf.zeros_like(output) if layer.zero_output_for_mask else output
+        return tf.where(shown, new[0], hidden), *new
+
+    outputs, *states = tf.scan(step, (sequences, mask[..., None], cut), (tf.zeros_like(state[0]), *state))
+    return outputs, [part[-1] for part in states]

@@ -19,12 +19,13 @@ class RecurrentStack(layers.Layer):
         residual: whether each layer but the first adds its input to its output.
         dropout: share of the inputs of every layer but the first that is dropped, with one mask for all steps of a
             sequence (locked dropout; Gal & Ghahramani 2016).
-        weight_drop: of every layer, see `layers.OwnLoop`.
+        weight_drop, truncate: of every layer, see `layers.OwnLoop`.
     """
 
     def __init__(
-        self, cell, units, num_layers=1, bidirectional=False, residual=False, dropout=0.0, weight_drop=0.0, **arguments
-    ):
+        self, cell, units, num_layers=1, bidirectional=False, residual=False, dropout=0.0, weight_drop=0.0, truncate=0,
+        **arguments,
+    ):  # fmt: skip
         super().__init__(**arguments)
         self.supports_masking = (
             True  # the mask is an argument; Keras would warn that it is not passed on behind our back
@@ -34,7 +35,7 @@ class RecurrentStack(layers.Layer):
         self.directions = 2 if bidirectional else 1
         self.units = [units] * num_layers if isinstance(units, int) else list(units)
         self.recurrences = [
-            recurrent_layer(cell, size, weight_drop=weight_drop, name=f"recurrence_{i}")
+            recurrent_layer(cell, size, weight_drop=weight_drop, truncate=truncate, name=f"recurrence_{i}")
             for i, size in enumerate(self.units)
         ]
         if bidirectional:

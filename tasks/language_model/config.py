@@ -87,6 +87,7 @@ class ModelConfig:
     dropout_layers: float = 0.0
     dropout_output: float = 0.0
     weight_drop: float = 0.0  # of the recurrent matrices (Merity, Keskar & Socher 2018)
+    truncate: int = 0  # steps after which the gradient is cut inside a window (Williams & Peng 1990); 0: never
     activation_penalty: float = 0.0  # on the square of what is read out (Merity, McCann & Socher 2017)
     change_penalty: float = 0.0  # on the square of its change from step to step (the same)
     samples: int = 0  # words that stand for all others in the training's softmax (Jean et al. 2015); 0: all words
@@ -97,7 +98,7 @@ class ModelConfig:
         check_bounds("model", self, low=1, names=("embedding_units", "units", "layers"))
         dropouts = ("dropout_words", "dropout_embedding", "dropout_layers", "dropout_output", "weight_drop")
         check_bounds("model", self, low=0, below=1, names=dropouts)
-        check_bounds("model", self, low=0, names=("activation_penalty", "change_penalty", "samples"))
+        check_bounds("model", self, low=0, names=("activation_penalty", "change_penalty", "samples", "truncate"))
         if self.residual and len(set(self.layer_units)) > 1:
             raise UserError(
                 f"model.residual: true adds layers of model.units={self.units} to one of "

@@ -24,10 +24,10 @@ def normal(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).normal(size=shape).astype("float32")
 
 
-def pair(cell, units=5, features=3, use_bptt=True, weight_drop=0.0, **arguments):
+def pair(cell, units=5, features=3, use_bptt=True, weight_drop=0.0, truncate=0, **arguments):
     """Our layer and Keras' with the same weights."""
     arguments = {"return_sequences": True, "return_state": True, "zero_output_for_mask": True, **arguments}
-    ours = CELLS[cell](units, use_bptt=use_bptt, weight_drop=weight_drop, **arguments)
+    ours = CELLS[cell](units, use_bptt=use_bptt, weight_drop=weight_drop, truncate=truncate, **arguments)
     layers = ours, KERAS[cell](units, **arguments)
     for layer in layers:
         layer.build((None, None, features))
@@ -276,3 +276,106 @@ def test_a_copy_from_the_configuration_drops_as_many_weights(cell):
     assert type(layer).from_config(layer.get_config()).weight_drop == 0.3
     assert type(layer).from_config(layer.get_config()).use_bptt
     assert type(layer).from_config(CELLS[cell](5).get_config()).weight_drop == 0.0
+
+
+@pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])
+def test_a_copy_from_the_configuration_is_truncated_alike(cell):
+    layer = CELLS[cell](5, truncate=3)
+    assert type(layer).from_config(layer.get_config()).truncate == 3
+
+
+# ----------------------------------------------------------------------------------------------------------- truncation
+
+
+class InBlocks:
+    """A layer over blocks of steps, each of which takes the state that the one before left for a constant."""
+
+    def __init__(self, layer, steps):
+        self.layer, self.steps = layer, steps
+
+    def __getattr__(self, name):
+        return getattr(self.layer, name)
+
+    def __call__(self, inputs, initial_state, mask, training):
+        state, outputs, order = initial_state, [], -1 if self.layer.go_backwards else 1
+        inputs, mask = inputs[:, ::order], None if mask is None else mask[:, ::order]
+        for first in range(0, inputs.shape[1], self.steps):
+            block, shown = (
+                None if part is None else part[:, first : first + self.steps][:, ::order] for part in (inputs, mask)
+            )
+            here, *state = self.layer(block, initial_state=state, mask=shown, training=training)
+            outputs.append(here)
+            if first + self.steps < inputs.shape[1]:
+                state = [tf.stop_gradient(part) for part in state]
+        return tf.concat(outputs, axis=1), *state
+
+
+SHORT = [6, 2, 0, 4]
+every_path = pytest.mark.parametrize(
+    "cell, mask, go_backwards, compiled, arguments",
+    [
+        (cell, tf.sequence_mask(SHORT, 6) if masked else None, go_backwards, compiled, {"use_bptt": use_bptt})
+        for cell in KERAS
+        for masked, go_backwards in ((False, False), (True, True), (True, False))
+        for use_bptt, compiled in ((True, eager), (False, tf.function))
+    ]
+    + [
+        (
+            "lstm",
+            tf.sequence_mask(SHORT, 6),
+            True,
+            functools.partial(tf.function, jit_compile=True),
+            {"use_bptt": False},
+        )
+    ],
+)
+
+
+@every_path
+def test_truncated_gradients_are_those_of_blocks(cell, mask, go_backwards, compiled, arguments):
+    ours, theirs = pair(cell, go_backwards=go_backwards, truncate=4 if go_backwards else 2, **arguments)
+    assert (kernel_of(ours, mask) == "bptt") == (ours.use_bptt and not tf.config.list_physical_devices("GPU"))
+    found, wanted = results(ours, mask, compiled), results(InBlocks(theirs, ours.truncate), mask)
+    for actual, expected in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("cell", KERAS)
+def test_blocks_as_long_as_the_sequence_cut_nothing(cell):
+    for use_bptt in (True, False):
+        assert_equal_layers(cell, tf.sequence_mask(SHORT, 6), truncate=6, use_bptt=use_bptt)
+
+
+@pytest.mark.parametrize("arguments", [{"use_bias": False}, {"activation": "softsign", "dropout": 0.5, "seed": 1}])
+def test_what_is_left_to_keras_is_truncated_too(arguments):
+    ours, theirs = pair("lstm", truncate=2, **arguments)
+    assert kernel_of(ours) == "keras"
+    if "dropout" in arguments:  # one mask for all blocks
+        theirs.cell.reset_dropout_mask = lambda: None
+    for actual, expected in zip(results(ours, None), results(InBlocks(theirs, 2), None), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6)
+
+
+def test_outputs_of_the_cell_loop_repeat_at_masked_steps_where_asked():
+    arguments = {"zero_output_for_mask": False, "truncate": 6}
+    assert kernel_of(assert_equal_layers("gru", tf.sequence_mask(LENGTHS, 6), **arguments), 0) == "keras"
+
+
+def test_a_cell_loop_takes_any_number_of_steps_and_rows():
+    ours, theirs = pair("lstm", use_bptt=False, truncate=2)
+    run = tf.function(lambda inputs: ours(inputs), input_signature=[tf.TensorSpec((None, None, 3))])
+    for shape in ((4, 6, 3), (1, 3, 3)):
+        np.testing.assert_allclose(run(normal(*shape))[0], theirs(normal(*shape))[0], rtol=1e-5, atol=2e-6)
+
+
+def test_both_directions_are_truncated_each_from_its_own_end():
+    """With W = 1, ReLU and inputs of nothing, a gradient reaches as far back as the blocks do."""
+    inputs = tf.ones((1, 5, 1))
+    layer = keras.layers.Bidirectional(CELLS["relu"](1, return_sequences=True, truncate=2))
+    layer.build(inputs.shape)
+    layer.set_weights([np.ones(weight.shape) for weight in layer.weights])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(inputs)
+        forward, backward = tf.unstack(layer(inputs)[0], axis=-1)
+        ends = forward[3], backward[2]
+    assert [np.flatnonzero(tape.gradient(end, inputs)).tolist() for end in ends] == [[2, 3], [2]]

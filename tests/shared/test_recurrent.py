@@ -42,13 +42,17 @@ def gru_step(x, state, U, W, b):
     return (z * state[0] + (1 - z) * np.tanh(x_h + r * s_h),)
 
 
-def unroll(cell, inputs, state, weights, mask=None):
-    """The recurrence step by step: outputs, zero where masked, and the final state, which masked steps leave alone."""
+def unroll(cell, inputs, state, weights, mask=None, held=None):
+    """The recurrence step by step: outputs, zero where masked, and the final state, which masked steps leave alone.
+
+    held: {step: state that it starts from, whatever the step before left}.
+    """
     step = {"simple": simple_step, "relu": relu_step, "lstm": lstm_step, "gru": gru_step}[cell]
     mask = np.ones(inputs.shape[:2], bool) if mask is None else mask
     outputs = []
     for t in range(inputs.shape[1]):
         here = mask[:, t, None]
+        state = (held or {}).get(t, state)
         state = [np.where(here, new, old) for new, old in zip(step(inputs[:, t], state, *weights), state, strict=True)]
         outputs.append(np.where(here, state[0], 0))
     return np.stack(outputs, axis=1), state
@@ -98,8 +102,8 @@ def assert_close(actual, expected, tolerance=1e-5):
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-def layer_in_float64(cell):
-    layer = recurrent_layer(cell, UNITS, dtype="float64")
+def layer_in_float64(cell, **options):
+    layer = recurrent_layer(cell, UNITS, dtype="float64", **options)
     layer.build((None, None, FEATURES))
     return randomize(layer)
 
@@ -124,15 +128,20 @@ def test_the_first_state_is_zero(cell):
     )
 
 
+@pytest.mark.parametrize("options", [{}, {"truncate": 2}], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradients_are_those_of_finite_differences(cell):
-    layer, mask = layer_in_float64(cell), MASK[1:, :4]
+def test_gradients_are_those_of_finite_differences(cell, options):
+    """Of a truncated layer: where the state that goes from block to block is held."""
+    layer, mask = layer_in_float64(cell, **options), MASK[1:, :4]
     inputs = normal(2, 4, FEATURES).astype("float64")
     states = [normal(2, UNITS, seed=i).astype("float64") for i in range(len(zero_states(cell, 2)))]
     pull = normal(2, 4, UNITS), normal(2, UNITS)  # how much the loss wants of outputs and final states
+    held = {}
+    if "truncate" in options:
+        held[2] = unroll(cell, inputs[:, :2], states, layer.get_weights(), mask[:, :2])[1]
 
     def loss(inputs, *rest):
-        outputs, final = unroll(cell, inputs, rest[: len(states)], rest[len(states) :], mask)
+        outputs, final = unroll(cell, inputs, rest[: len(states)], rest[len(states) :], mask, held)
         return np.sum(outputs * pull[0]) + sum(np.sum(state * pull[1]) for state in final)
 
     with tf.GradientTape() as tape:
@@ -251,6 +260,12 @@ def test_every_layer_drops_its_recurrent_weights_and_steps_do_not():
     np.testing.assert_array_equal(stack(inputs, training=False)[0], plain(inputs)[0])
     state = stack.zero_state(2)
     np.testing.assert_array_equal(stack.step(inputs[:, 0], state)[0], plain.step(inputs[:, 0], state)[0])
+
+
+def test_truncation_is_of_every_layer_and_changes_no_result():
+    stack, inputs = make_stack("lstm", num_layers=2, bidirectional=True, truncate=2), normal(2, 4, FEATURES)
+    assert [layer.backward_layer.truncate for layer in stack.recurrences] == [2, 2]
+    assert_close(stack(inputs), make_stack("lstm", num_layers=2, bidirectional=True)(inputs), 1e-6)
 
 
 def test_both_directions_cannot_go_step_by_step():

@@ -409,6 +409,19 @@ def test_recurrent_weights_are_dropped_and_come_back():
         np.testing.assert_array_equal(weight, value)
 
 
+def test_gradients_are_cut_inside_a_window_where_asked():
+    """The window before the last block has no part in the gradient of what the last step adds to the loss."""
+    model, plain = (make(cell="gru", tie_embeddings=False, truncate=steps) for steps in (3, 0))
+    reached = []
+    for each in (model, plain):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(each(inputs_of(TEXTS[:, :6], True))[:, 4])
+        gradient = tf.convert_to_tensor(tape.gradient(loss, each.embedding.embeddings.value))
+        reached.append(set(np.flatnonzero(np.any(gradient, axis=1))))
+    np.testing.assert_array_equal(losses(model, TEXTS, True), losses(plain, TEXTS, True))
+    assert reached == [set(TEXTS[:, 3:5].flatten()), set(TEXTS[:, :5].flatten())]
+
+
 def test_smoothing_acts_in_training_only():
     model, plain = make(label_smoothing=0.1), make()
     inputs = inputs_of(TEXTS, True)
