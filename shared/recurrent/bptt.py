@@ -35,7 +35,7 @@ from shared.recurrent.cells import CELLS, GRU, SAVED, STATES, step, step_back
 LEAST_ROWS = 4  # of a batch, that are worth a core
 
 
-def unroll(cell, x, state, W, c, mask=None, truncate=0):
+def unroll(cell, x, state, W, c, mask=None, kept=None, truncate=0):
     """Runs a cell over whole sequences, with the gradient written out above.
 
     Args:
@@ -44,11 +44,12 @@ def unroll(cell, x, state, W, c, mask=None, truncate=0):
         state: tuple of tensors (batch, units), the state before the first step, h first.
         W: (units, gates * units). c: (gates * units,), added to W h_{t-1}.
         mask: boolean (time, batch) or None; where False the state stays as it was and the output is zero.
+        kept: (time, batch, units of all parts of the state), the share of the old state in the new one; None for none.
         truncate: steps after which the gradient is cut, see `layers.OwnLoop`; 0 for never.
 
     Returns:
-        outputs (time, batch, units) and the final state, differentiable once with respect to all but the mask. XLA
-        cannot compile them. Raises ValueError for shapes that do not go together.
+        outputs (time, batch, units) and the final state, differentiable once with respect to all but mask and
+        kept. XLA cannot compile them. Raises ValueError for shapes that do not go together.
     """
     for part in state:
         part.shape.assert_is_compatible_with((x.shape[1], W.shape[0]))
@@ -57,16 +58,17 @@ def unroll(cell, x, state, W, c, mask=None, truncate=0):
     dtype = given if given == tf.float64 else tf.float32
     shown = None if mask is None else tf.cast(mask, dtype)[..., None]
     mask = tf.zeros((tf.shape(x)[0], 0), tf.bool) if mask is None else mask
+    kept = tf.zeros((*tf.unstack(tf.shape(x)[:2]), 0), dtype) if kept is None else tf.cast(kept, dtype)
 
     @tf.custom_gradient
     def run(x, W, c, *first):
         call = functools.partial(tf.numpy_function, stateful=False)
-        states, saved = call(functools.partial(_forward, cell), [x, W, c, mask, *first], (dtype, dtype))
+        states, saved = call(functools.partial(_forward, cell), [x, W, c, mask, kept, *first], (dtype, dtype))
         states.set_shape((STATES[cell], None, x.shape[1], W.shape[0]))
         outputs = states[0, 1:] if shown is None else states[0, 1:] * shown
 
         def gradient(d_outputs, *d_final):
-            arguments = [d_outputs, W, mask, states, saved, *d_final]
+            arguments = [d_outputs, W, mask, kept, states, saved, *d_final]
             dx, da, d_first = call(functools.partial(_backward, cell, truncate), arguments, (dtype, dtype, dtype))
             dx.set_shape(x.shape)
             d_first.set_shape((STATES[cell], *first[0].shape))
@@ -79,7 +81,7 @@ def unroll(cell, x, state, W, c, mask=None, truncate=0):
     return tf.cast(outputs, given), tuple(tf.cast(part, given) for part in final)
 
 
-def _forward(cell, x, W, c, mask, *first):
+def _forward(cell, x, W, c, mask, kept, *first):
     """All steps in order.
 
     Returns:
@@ -97,13 +99,14 @@ def _forward(cell, x, W, c, mask, *first):
         h, cells = states[0, :, rows], states[-1, :, rows]
         for t in range(time):
             np.dot(h[t], W, out=a)
-            step(cell, x[t, rows], a, c, mask[t, rows], h[t], cells[t], h[t + 1], cells[t + 1], saved[t, rows])
+            now = x[t, rows], a, c, mask[t, rows], kept[t, rows]
+            step(cell, *now, h[t], cells[t], h[t + 1], cells[t + 1], saved[t, rows])
 
     _share_out(work, batch)
     return states, saved
 
 
-def _backward(cell, truncate, d_outputs, W, mask, states, saved, *d_final):
+def _backward(cell, truncate, d_outputs, W, mask, kept, states, saved, *d_final):
     """All steps in reverse: the gradients of x and a, (time, batch, gates * units), and of the first state."""
     time, batch, _ = d_outputs.shape
     d_state = np.stack(d_final)
@@ -114,7 +117,7 @@ def _backward(cell, truncate, d_outputs, W, mask, states, saved, *d_final):
         h, cells, dh, d_cells = states[0, :, rows], states[-1, :, rows], d_state[0, rows], d_state[-1, rows]
         product = np.empty_like(dh)
         for t in reversed(range(time)):
-            now = d_outputs[t, rows], mask[t, rows], h[t], cells[t], saved[t, rows]
+            now = d_outputs[t, rows], mask[t, rows], kept[t, rows], h[t], cells[t], saved[t, rows]
             step_back(cell, *now, dh, d_cells, dx[t, rows], da[t, rows])
             dh += np.dot(da[t, rows], W.T, out=product)
             if truncate and t and t % truncate == 0:

@@ -176,11 +176,30 @@ def gru_backward(dh, saved, h, dx, da):
 
 
 @compiled
-def step(cell, x, a, b, mask, h, c, new_h, new_c, saved):
+def zone_out(kept, old, new):
+    """new <- kept old + (1 - kept) new, of one part of the state; exactly old where kept is 1."""
+    one = new.dtype.type(1)
+    for k in range(len(new)):
+        new[k] = kept[k] * old[k] + (one - kept[k]) * new[k]
+
+
+@compiled
+def zone_out_back(kept, d_new, d_old):
+    """The derivative of `zone_out`: writes d_old and turns d_new into that of what stood in `new`."""
+    for k in range(len(d_new)):
+        d_old[k] = kept[k] * d_new[k]
+    for k in range(len(d_new)):
+        d_new[k] -= d_old[k]
+
+
+@compiled
+def step(cell, x, a, b, mask, kept, h, c, new_h, new_c, saved):
     """One step of some rows of a batch, all arguments (rows, ...): the state h, and c of an LSTM, becomes the new one.
 
-    mask: (rows,), or empty. b: (gates * units,), added to every row of a.
+    mask: (rows,), or empty. kept: (rows, units of all parts of the state), the share of the old state in the new one,
+    or empty. b: (gates * units,), added to every row of a.
     """
+    units = h.shape[1]
     for row in range(len(x)):
         if mask.size and not mask[row]:
             new_h[row] = h[row]
@@ -193,20 +212,33 @@ def step(cell, x, a, b, mask, h, c, new_h, new_c, saved):
             gru_forward(x[row], a[row], h[row], new_h[row], saved[row])
         else:
             simple_forward(cell, x[row], a[row], new_h[row], saved[row])
+        if kept.size:
+            zone_out(kept[row, :units], h[row], new_h[row])
+        if kept.size and cell == LSTM:
+            zone_out(kept[row, units:], c[row], new_c[row])
 
 
 @compiled
-def step_back(cell, d_outputs, mask, h, c, saved, dh, dc, dx, da):
+def step_back(cell, d_outputs, mask, kept, h, c, saved, dh, dc, dx, da):
     """The derivative of `step`: dh and dc, those of the new state, become those of the old one, past the product."""
+    units, past = h.shape[1], np.empty(kept.shape[1], dh.dtype)  # past the cell, that is
     for row in range(len(dh)):
         if mask.size and not mask[row]:  # it handed its state on untouched
             dx[row] = 0
             da[row] = 0
             continue
         dh[row] += d_outputs[row]
+        if kept.size:
+            zone_out_back(kept[row, :units], dh[row], past[:units])
+        if kept.size and cell == LSTM:
+            zone_out_back(kept[row, units:], dc[row], past[units:])
         if cell == LSTM:
             lstm_backward(dh[row], dc[row], saved[row], c[row], da[row])
         elif cell == GRU:
             gru_backward(dh[row], saved[row], h[row], dx[row], da[row])
         else:
             simple_backward(cell, dh[row], saved[row], da[row])
+        if kept.size:
+            dh[row] += past[:units]
+        if kept.size and cell == LSTM:
+            dc[row] += past[units:]

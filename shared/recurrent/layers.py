@@ -22,7 +22,7 @@ from shared.recurrent import bptt
 
 
 class OwnLoop:
-    """What our layers add to Keras': their `inner_loop`, weight-drop, and truncation inside a sequence.
+    """What our layers add to Keras': their `inner_loop`, weight-drop, truncation inside a sequence, and zoneout.
 
     Args:
         use_bptt: whether this project's kernel may run the layer. XLA cannot compile it, so Keras does not try to where
@@ -35,12 +35,16 @@ class OwnLoop:
             blocks of k steps that hand the state on as a constant; the first block has the initial state's gradient.
             0 for never. This is BPTT(h; h') of Williams & Peng 1990 with h = h' = k, and truncated BPTT with
             k1 = k2 = k in Sutskever's thesis of 2013.
+        zoneout: probability, z, with which a unit of the state keeps its old value in training, drawn anew for each
+            step, row and unit (Krueger et al. 2017). At inference the state is the expectation,
+            s_t = z s_{t-1} + (1 - z) s~_t, where s~_t is what the cell gives. c and h of an LSTM are drawn apart, both
+            at this rate, and h~_t = o_t * tanh(c~_t).
         **arguments: Keras'.
     """
 
     stepwise = False  # set by an owner that calls the cell itself at every step
 
-    def __init__(self, *positional, use_bptt=True, weight_drop=0.0, truncate=0, **arguments):
+    def __init__(self, *positional, use_bptt=True, weight_drop=0.0, truncate=0, zoneout=0.0, **arguments):
         super().__init__(*positional, **arguments)
         self.use_bptt = use_bptt
         self.supports_jit = self.supports_jit and not use_bptt
@@ -48,11 +52,37 @@ class OwnLoop:
         self.truncate = truncate
         if weight_drop:
             self.weight_drop_seed = keras.random.SeedGenerator()
+        self.zoneout = zoneout
+        if zoneout:
+            self.zoneout_seed = keras.random.SeedGenerator()
 
     def get_config(self):
         """As Keras'."""
-        own = {"use_bptt": self.use_bptt, "weight_drop": self.weight_drop, "truncate": self.truncate}
-        return {**super().get_config(), **own}
+        own = ("use_bptt", "weight_drop", "truncate", "zoneout")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+    def step(self, inputs, state, kept=None, training=False):
+        """One step: inputs (batch, features) and state, h first -> the new state, as a list.
+
+        Args:
+            kept: (batch, units of all parts of the state), the share of the old state in the new one; None for the
+                expectation of zoneout.
+        """
+        new = keras.tree.flatten(self.cell(inputs, state, training=training)[1])
+        if not self.zoneout:
+            return new
+        shares = [self.zoneout] * len(new) if kept is None else tf.split(kept, len(new), axis=-1)
+        return [share * old + (1 - share) * part for share, old, part in zip(shares, state, new, strict=True)]
+
+    def draw_kept(self, time, batch, training):
+        """See `step`, for all steps: (time, batch, units of all parts of the state), None without zoneout."""
+        if not self.zoneout:
+            return None
+        shape = (time, batch, sum(keras.tree.flatten(self.state_size)))
+        if not training:
+            return tf.fill(shape, tf.constant(self.zoneout, self.compute_dtype))
+        drawn = keras.random.uniform(shape, seed=self.zoneout_seed, dtype="float32") < self.zoneout
+        return tf.cast(drawn, self.compute_dtype)
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """As Keras', see the module."""
@@ -69,7 +99,7 @@ class OwnLoop:
     def _inner_loop(self, sequences, initial_state, mask, training):
         if kernel_of(self, mask) == "bptt":
             loop = _kernel_loop
-        elif self.truncate:
+        elif self.truncate or self.zoneout:
             loop = _cell_loop
         else:
             return super().inner_loop(sequences, initial_state, mask, training=training)
@@ -135,7 +165,8 @@ def kernel_of(layer: keras.layers.RNN, mask=None) -> str:
     plain = cell.use_bias and not cell.recurrent_dropout and not layer.unroll and getattr(cell, "reset_after", True)
     usual = cell.activation.__name__ == "tanh" and (not gated or cell.recurrent_activation.__name__ == "sigmoid")
     if tf.config.list_physical_devices("GPU"):
-        return "cudnn" if gated and plain and usual and layer.use_cudnn and not layer.truncate else "keras"
+        usual = usual and not (layer.truncate or layer.zoneout)
+        return "cudnn" if gated and plain and usual and layer.use_cudnn else "keras"
     covered = layer.use_bptt and plain and (usual or (not gated and cell.activation.__name__ == "relu"))
     return "bptt" if covered and (mask is None or layer.zero_output_for_mask) else "keras"
 
@@ -143,8 +174,8 @@ def kernel_of(layer: keras.layers.RNN, mask=None) -> str:
 def _whole_sequences(loop, layer, sequences, initial_state, mask, training):
     """Keras' contract of `inner_loop` over one of the loops below: (last output, outputs, final states).
 
-    The loops take sequences (time, batch, features) in the order of reading, the state, and a boolean mask
-    (time, batch) or None; they return outputs (time, batch, units) and the final state.
+    The loops take sequences (time, batch, features) in the order of reading, the state, a boolean mask (time, batch) or
+    None, and what `draw_kept` gives; they return outputs (time, batch, units) and the final state.
     """
     state = keras.tree.flatten(initial_state)
     mask = keras.tree.flatten(mask)[0] if mask is not None else None
@@ -152,12 +183,13 @@ def _whole_sequences(loop, layer, sequences, initial_state, mask, training):
     mask = None if mask is None else tf.transpose(tf.cast(mask, tf.bool))
     if layer.go_backwards:
         sequences, mask = tf.reverse(sequences, [0]), None if mask is None else tf.reverse(mask, [0])
-    outputs, final = loop(layer, sequences, state, mask, training)
+    kept = layer.draw_kept(*tf.unstack(tf.shape(sequences)[:2]), training)
+    outputs, final = loop(layer, sequences, state, mask, kept, training)
     outputs = tf.transpose(outputs, [1, 0, 2])
     return final[0], outputs if layer.return_sequences else final[0][:, None], list(final)
 
 
-def _kernel_loop(layer, sequences, state, mask, training):
+def _kernel_loop(layer, sequences, state, mask, kept, training):
     """Our kernel."""
     if training and layer.cell.dropout:
         sequences = sequences * layer.cell.get_dropout_mask(sequences[0])
@@ -170,10 +202,10 @@ def _kernel_loop(layer, sequences, state, mask, training):
     # One product for all steps; flat, for a batched one would broadcast U.
     x = tf.matmul(tf.reshape(sequences, [-1, kernel.shape[0]]), kernel) + b
     x = tf.reshape(x, [tf.shape(sequences)[0], tf.shape(sequences)[1], kernel.shape[1]])
-    return bptt.unroll(layer.equations, x, tuple(state), W, c, mask, layer.truncate)
+    return bptt.unroll(layer.equations, x, tuple(state), W, c, mask, kept, layer.truncate)
 
 
-def _cell_loop(layer, sequences, state, mask, training):
+def _cell_loop(layer, sequences, state, mask, kept, training):
     """One call of the cell a step, with what Keras' own loop does not know of."""
     time = tf.range(tf.shape(sequences)[0])
     mask = tf.ones(tf.shape(sequences)[:2], tf.bool) if mask is None else mask
@@ -181,12 +213,13 @@ def _cell_loop(layer, sequences, state, mask, training):
 
     def step(before, now):
         output, *state = before
-        inputs, shown, cut = now
+        inputs, shown, cut, kept = now
         state = [tf.where(cut, tf.stop_gradient(part), part) for part in state]
-        _, new = layer.cell(inputs, state, training=training)
-        new = [tf.where(shown, new, old) for new, old in zip(keras.tree.flatten(new), state, strict=True)]
+        new = layer.step(inputs, state, kept, training)
+        new = [tf.where(shown, new, old) for new, old in zip(new, state, strict=True)]
         hidden = tf.zeros_like(output) if layer.zero_output_for_mask else output
         return tf.where(shown, new[0], hidden), *new
 
-    outputs, *states = tf.scan(step, (sequences, mask[..., None], cut), (tf.zeros_like(state[0]), *state))
+    kept = sequences[..., :0] if kept is None else kept  # a loop wants a tensor
+    outputs, *states = tf.scan(step, (sequences, mask[..., None], cut, kept), (tf.zeros_like(state[0]), *state))
     return outputs, [part[-1] for part in states]

@@ -19,12 +19,12 @@ class RecurrentStack(layers.Layer):
         residual: whether each layer but the first adds its input to its output.
         dropout: share of the inputs of every layer but the first that is dropped, with one mask for all steps of a
             sequence (locked dropout; Gal & Ghahramani 2016).
-        weight_drop, truncate: of every layer, see `layers.OwnLoop`.
+        weight_drop, truncate, zoneout: of every layer, see `layers.OwnLoop`.
     """
 
     def __init__(
         self, cell, units, num_layers=1, bidirectional=False, residual=False, dropout=0.0, weight_drop=0.0, truncate=0,
-        **arguments,
+        zoneout=0.0, **arguments,
     ):  # fmt: skip
         super().__init__(**arguments)
         self.supports_masking = (
@@ -34,9 +34,9 @@ class RecurrentStack(layers.Layer):
         self.residual = residual
         self.directions = 2 if bidirectional else 1
         self.units = [units] * num_layers if isinstance(units, int) else list(units)
+        options = {"weight_drop": weight_drop, "truncate": truncate, "zoneout": zoneout}
         self.recurrences = [
-            recurrent_layer(cell, size, weight_drop=weight_drop, truncate=truncate, name=f"recurrence_{i}")
-            for i, size in enumerate(self.units)
+            recurrent_layer(cell, size, name=f"recurrence_{i}", **options) for i, size in enumerate(self.units)
         ]
         if bidirectional:
             self.recurrences = [
@@ -86,14 +86,13 @@ class RecurrentStack(layers.Layer):
         """None: whoever reads the outputs is given the mask explicitly."""
 
     def step(self, inputs, state):
-        """One step without dropout: inputs (batch, features), state -> outputs (batch, units), new state."""
+        """One step at inference: inputs (batch, features), state -> outputs (batch, units), new state."""
         if self.bidirectional:
             raise ValueError("a bidirectional stack needs the whole sequence: it cannot go step by step")
         outputs, new_state = inputs, []
         for i, layer in enumerate(self.recurrences):
-            above, layer_state = layer.cell(outputs, state[i])
-            outputs = above + outputs if self.residual and i > 0 else above
-            new_state.append(list(layer_state))
+            new_state.append(layer.step(outputs, state[i]))
+            outputs = new_state[i][0] + outputs if self.residual and i > 0 else new_state[i][0]
         return outputs, new_state
 
     def zero_state(self, batch_size):

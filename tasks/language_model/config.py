@@ -88,6 +88,7 @@ class ModelConfig:
     dropout_output: float = 0.0
     weight_drop: float = 0.0  # of the recurrent matrices (Merity, Keskar & Socher 2018)
     truncate: int = 0  # steps after which the gradient is cut inside a window (Williams & Peng 1990); 0: never
+    zoneout: float = 0.0  # units of the state that keep their old value (Krueger et al. 2017)
     activation_penalty: float = 0.0  # on the square of what is read out (Merity, McCann & Socher 2017)
     change_penalty: float = 0.0  # on the square of its change from step to step (the same)
     samples: int = 0  # words that stand for all others in the training's softmax (Jean et al. 2015); 0: all words
@@ -96,7 +97,7 @@ class ModelConfig:
         """Raises UserError for an unknown cell, a value out of range, or residuals between layers of other sizes."""
         check_choices("model", self, cell=("simple", "relu", "lstm", "gru"))
         check_bounds("model", self, low=1, names=("embedding_units", "units", "layers"))
-        dropouts = ("dropout_words", "dropout_embedding", "dropout_layers", "dropout_output", "weight_drop")
+        dropouts = ("dropout_words", "dropout_embedding", "dropout_layers", "dropout_output", "weight_drop", "zoneout")
         check_bounds("model", self, low=0, below=1, names=dropouts)
         check_bounds("model", self, low=0, names=("activation_penalty", "change_penalty", "samples", "truncate"))
         if self.residual and len(set(self.layer_units)) > 1:

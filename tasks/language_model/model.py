@@ -52,7 +52,7 @@ class LanguageModel(keras.Model):
         config = self.config
         return RecurrentStack(
             config.cell, config.layer_units, residual=config.residual, dropout=config.dropout_layers,
-            weight_drop=config.weight_drop, truncate=config.truncate, name=name,
+            weight_drop=config.weight_drop, truncate=config.truncate, zoneout=config.zoneout, name=name,
         )  # fmt: skip
 
     def build(self, inputs_shape=None):

@@ -24,10 +24,11 @@ def normal(*shape, seed=0):
     return np.random.default_rng([seed, *shape]).normal(size=shape).astype("float32")
 
 
-def pair(cell, units=5, features=3, use_bptt=True, weight_drop=0.0, truncate=0, **arguments):
+def pair(cell, units=5, features=3, use_bptt=True, weight_drop=0.0, truncate=0, zoneout=0.0, **arguments):
     """Our layer and Keras' with the same weights."""
     arguments = {"return_sequences": True, "return_state": True, "zero_output_for_mask": True, **arguments}
-    ours = CELLS[cell](units, use_bptt=use_bptt, weight_drop=weight_drop, truncate=truncate, **arguments)
+    own = {"use_bptt": use_bptt, "weight_drop": weight_drop, "truncate": truncate, "zoneout": zoneout}
+    ours = CELLS[cell](units, **own, **arguments)
     layers = ours, KERAS[cell](units, **arguments)
     for layer in layers:
         layer.build((None, None, features))
@@ -279,9 +280,10 @@ def test_a_copy_from_the_configuration_drops_as_many_weights(cell):
 
 
 @pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])
-def test_a_copy_from_the_configuration_is_truncated_alike(cell):
-    layer = CELLS[cell](5, truncate=3)
-    assert type(layer).from_config(layer.get_config()).truncate == 3
+def test_a_copy_from_the_configuration_is_truncated_and_zoned_out_alike(cell):
+    layer = CELLS[cell](5, truncate=3, zoneout=0.2)
+    copy = type(layer).from_config(layer.get_config())
+    assert (copy.truncate, copy.zoneout) == (3, 0.2)
 
 
 # ----------------------------------------------------------------------------------------------------------- truncation
@@ -379,3 +381,100 @@ def test_both_directions_are_truncated_each_from_its_own_end():
         forward, backward = tf.unstack(layer(inputs)[0], axis=-1)
         ends = forward[3], backward[2]
     assert [np.flatnonzero(tape.gradient(end, inputs)).tolist() for end in ends] == [[2, 3], [2]]
+
+
+# -------------------------------------------------------------------------------------------------------------- zoneout
+
+
+def zoned_pair(cell, use_bptt, **arguments):
+    """A layer on our kernel, and one on the path to compare it with, that draw the same."""
+    layers = [pair(cell, zoneout=0.4, use_bptt=kernel, **arguments)[0] for kernel in (True, use_bptt)]
+    layers[1].zoneout_seed.state.assign(layers[0].zoneout_seed.state)
+    return layers
+
+
+@every_path
+def test_zoned_out_states_are_the_same_on_every_path(cell, mask, go_backwards, compiled, arguments):
+    """That they are the right ones, test_recurrent.py has to say."""
+    kernel, other = zoned_pair(cell, go_backwards=go_backwards, truncate=4 * go_backwards, **arguments)
+    if compiled not in (eager, tf.function):  # XLA draws other numbers from the same seed
+        drawn = kernel.draw_kept(6, 4, True)
+        kernel.draw_kept = other.draw_kept = lambda *_: drawn
+    assert (kernel_of(other, mask) == "bptt") == (other.use_bptt and not tf.config.list_physical_devices("GPU"))
+    for actual, expected in zip(results(other, mask, compiled), results(kernel, mask), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("cell", KERAS)
+def test_the_expectation_is_the_same_in_steps_and_in_whole_sequences(cell):
+    kernel, loop = zoned_pair(cell, use_bptt=False)
+    inputs = normal(4, 6, 3)
+    state = kernel.get_initial_state(4)
+    for training in (False, None):
+        for actual, expected in zip(loop(inputs, training=training), kernel(inputs, training=training), strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6)
+    outputs, *final = kernel(inputs)
+    for t in range(6):
+        state = kernel.step(inputs[:, t], state)
+        np.testing.assert_allclose(state[0], outputs[:, t], rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(state, final, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("use_bptt", [True, False])
+def test_units_keep_their_value_each_step_row_and_unit_for_itself(use_bptt):
+    """With U = 0, W = 1, b = 1 and ReLU a unit grows by one at every step at which it does not keep its value."""
+    layer = CELLS["relu"](30, return_sequences=True, zoneout=0.3, bias_initializer="ones", use_bptt=use_bptt)
+    layer.build((None, None, 3))
+    draws = []
+    for _ in range(2):
+        outputs = np.array(layer(tf.zeros((20, 12, 3)), training=True))
+        grown = np.diff(outputs, axis=1, prepend=0)
+        assert set(np.unique(grown)) == {0.0, 1.0}
+        assert abs(grown.mean() - 0.7) < 0.02
+        for axis in range(3):  # nothing is the same along any of them
+            spread = np.std(grown, axis=axis)
+            assert np.mean(spread) > 0.35
+        draws.append(grown)
+    assert 0.5 < np.mean(draws[0] == draws[1]) < 0.66  # 0.58 by chance
+    expected = np.full((20, 12, 30), 0.7).cumsum(axis=1)
+    np.testing.assert_allclose(layer(tf.zeros((20, 12, 3))), expected, rtol=1e-5)
+
+
+def test_both_parts_of_an_lstm_are_drawn_apart():
+    layer = CELLS["lstm"](50, return_state=True, zoneout=0.5)
+    layer.build((None, None, 1))
+    state = [tf.fill((8, 50), 7.0), tf.fill((8, 50), 3.0)]  # far from what the first step makes of them
+    _, *final = layer(tf.zeros((8, 1, 1)), initial_state=state, training=True)
+    kept = [np.isclose(part, old) for part, old in zip(final, state, strict=True)]
+    shares = [np.mean(np.logical_and(*kept)), *(np.mean(part) for part in kept)]
+    np.testing.assert_allclose(shares, [0.25, 0.5, 0.5], atol=0.1)
+
+
+def test_what_is_left_to_keras_is_zoned_out_too():
+    layer, plain = pair("lstm", zoneout=0.999999, activation="softsign")
+    state = [normal(4, 5), normal(4, 5, seed=1)]
+    assert kernel_of(layer) == "keras"
+    outputs, *final = layer(normal(4, 6, 3), initial_state=state, training=True)
+    np.testing.assert_array_equal(final, state)
+    assert np.abs(plain(normal(4, 6, 3), initial_state=state)[0] - outputs).max() > 0.01
+
+
+@pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])
+def test_zoneout_in_mixed_precision_stays_near_float32(cell):
+    for training in (False, True):
+        exact, rounded, loop = (
+            pair(cell, zoneout=0.3, **arguments)[0]
+            for arguments in ({}, {"dtype": "mixed_bfloat16"}, {"dtype": "mixed_bfloat16", "use_bptt": False})
+        )
+        for layer in (rounded, loop):
+            layer.zoneout_seed.state.assign(exact.zoneout_seed.state)
+        expected = exact(normal(4, 6, 3), training=training)
+        for layer in (rounded, loop):
+            for actual, wanted in zip(layer(normal(4, 6, 3), training=training), expected, strict=True):
+                assert np.linalg.norm(np.array(tf.cast(actual, "float32")) - wanted) < 0.1 * np.linalg.norm(wanted)
+
+
+def test_both_directions_draw_their_own_zoneout():
+    layer = keras.layers.Bidirectional(CELLS["relu"](20, return_sequences=True, zoneout=0.5, bias_initializer="ones"))
+    outputs = np.array(layer(tf.zeros((1, 1, 3)), training=True))[0, 0]
+    assert set(outputs) == {0.0, 1.0} and np.any(outputs[:20] != outputs[20:])

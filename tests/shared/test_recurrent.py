@@ -42,10 +42,11 @@ def gru_step(x, state, U, W, b):
     return (z * state[0] + (1 - z) * np.tanh(x_h + r * s_h),)
 
 
-def unroll(cell, inputs, state, weights, mask=None, held=None):
+def unroll(cell, inputs, state, weights, mask=None, held=None, kept=None):
     """The recurrence step by step: outputs, zero where masked, and the final state, which masked steps leave alone.
 
-    held: {step: state that it starts from, whatever the step before left}.
+    held: {step: state that it starts from, whatever the step before left}. kept: (time, batch, units of all parts of
+    the state), the share of the old state in the new one.
     """
     step = {"simple": simple_step, "relu": relu_step, "lstm": lstm_step, "gru": gru_step}[cell]
     mask = np.ones(inputs.shape[:2], bool) if mask is None else mask
@@ -53,7 +54,11 @@ def unroll(cell, inputs, state, weights, mask=None, held=None):
     for t in range(inputs.shape[1]):
         here = mask[:, t, None]
         state = (held or {}).get(t, state)
-        state = [np.where(here, new, old) for new, old in zip(step(inputs[:, t], state, *weights), state, strict=True)]
+        new = step(inputs[:, t], state, *weights)
+        if kept is not None:
+            shares = np.split(kept[t], len(state), axis=-1)
+            new = [share * old + (1 - share) * part for share, old, part in zip(shares, state, new, strict=True)]
+        state = [np.where(here, part, old) for part, old in zip(new, state, strict=True)]
         outputs.append(np.where(here, state[0], 0))
     return np.stack(outputs, axis=1), state
 
@@ -108,6 +113,28 @@ def layer_in_float64(cell, **options):
     return randomize(layer)
 
 
+def next_kept(layer, time, batch):
+    """(time, batch, units of all parts of the state): 1 where the next call in training will keep the old state."""
+    generator = keras.random.SeedGenerator()
+    generator.state.assign(layer.zoneout_seed.state)
+    shape = (time, batch, sum(layer.state_size))
+    return np.array(keras.random.uniform(shape, seed=generator) < layer.zoneout, "float64")
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("use_bptt", [True, False])
+@pytest.mark.parametrize("cell", CELLS)
+def test_zoned_out_cells_are_their_equations(cell, use_bptt, training):
+    layer = layer_in_float64(cell, zoneout=0.4, use_bptt=use_bptt)
+    inputs = normal(3, 5, FEATURES).astype("float64")
+    state = [normal(3, UNITS, seed=i).astype("float64") for i in range(len(zero_states(cell, 3)))]
+    kept = next_kept(layer, 5, 3) if training else np.full((5, 3, sum(layer.state_size)), 0.4)
+    outputs, *final = layer(inputs, initial_state=state, mask=MASK, training=training)
+    expected, expected_final = unroll(cell, inputs, state, layer.get_weights(), MASK, kept=kept)
+    np.testing.assert_allclose(outputs, expected, atol=1e-12)
+    np.testing.assert_allclose(final, expected_final, atol=1e-12)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
 def test_cells_are_their_equations(cell, mask):
@@ -128,7 +155,7 @@ def test_the_first_state_is_zero(cell):
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"truncate": 2}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"truncate": 2}, {"zoneout": 0.4}], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_are_those_of_finite_differences(cell, options):
     """Of a truncated layer: where the state that goes from block to block is held."""
@@ -136,18 +163,18 @@ def test_gradients_are_those_of_finite_differences(cell, options):
     inputs = normal(2, 4, FEATURES).astype("float64")
     states = [normal(2, UNITS, seed=i).astype("float64") for i in range(len(zero_states(cell, 2)))]
     pull = normal(2, 4, UNITS), normal(2, UNITS)  # how much the loss wants of outputs and final states
-    held = {}
+    held, kept = {}, next_kept(layer, 4, 2) if "zoneout" in options else None
     if "truncate" in options:
         held[2] = unroll(cell, inputs[:, :2], states, layer.get_weights(), mask[:, :2])[1]
 
     def loss(inputs, *rest):
-        outputs, final = unroll(cell, inputs, rest[: len(states)], rest[len(states) :], mask, held)
+        outputs, final = unroll(cell, inputs, rest[: len(states)], rest[len(states) :], mask, held, kept)
         return np.sum(outputs * pull[0]) + sum(np.sum(state * pull[1]) for state in final)
 
     with tf.GradientTape() as tape:
         tensors = [tf.constant(value) for value in (inputs, *states)]
         tape.watch(tensors)
-        outputs, *final = layer(tensors[0], initial_state=tensors[1:], mask=mask)
+        outputs, *final = layer(tensors[0], initial_state=tensors[1:], mask=mask, training=True)
         value = tf.reduce_sum(outputs * pull[0]) + sum(tf.reduce_sum(state * pull[1]) for state in final)
     gradients = tape.gradient(value, [*tensors, *(weight.value for weight in layer.trainable_weights)])
 
@@ -266,6 +293,19 @@ def test_truncation_is_of_every_layer_and_changes_no_result():
     stack, inputs = make_stack("lstm", num_layers=2, bidirectional=True, truncate=2), normal(2, 4, FEATURES)
     assert [layer.backward_layer.truncate for layer in stack.recurrences] == [2, 2]
     assert_close(stack(inputs), make_stack("lstm", num_layers=2, bidirectional=True)(inputs), 1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_steps_of_zoned_out_layers_are_the_unroll(cell):
+    stack, inputs = make_stack(cell, num_layers=2, residual=True, zoneout=0.4), normal(2, 4, FEATURES)
+    whole, final = stack(inputs)
+    state = stack.zero_state(2)
+    for t in range(4):
+        outputs, state = stack.step(inputs[:, t], state)
+        np.testing.assert_allclose(outputs, whole[:, t], atol=1e-6)
+    assert_close(state, final, 1e-6)
+    assert np.abs(whole - make_stack(cell, num_layers=2, residual=True)(inputs)[0]).max() > 1e-2
+    assert np.abs(whole - stack(inputs, training=True)[0]).max() > 1e-2
 
 
 def test_both_directions_cannot_go_step_by_step():

@@ -279,8 +279,8 @@ def test_build_creates_every_weight_and_a_file_holds_them_all(options, tmp_path)
 def test_a_checkpoint_holds_what_comes_next(tmp_path):
     """State and random numbers: the next window, dropped and sampled, is the same after a restart."""
     options = {
-        "cell": "lstm", "weight_drop": 0.4, "dropout_words": 0.3, "dropout_embedding": 0.3, "dropout_layers": 0.3,
-        "dropout_output": 0.3, "samples": 6,
+        "cell": "lstm", "weight_drop": 0.4, "zoneout": 0.3, "dropout_words": 0.3, "dropout_embedding": 0.3,
+        "dropout_layers": 0.3, "dropout_output": 0.3, "samples": 6,
     }  # fmt: skip
 
     def compiled(seed):
@@ -407,6 +407,20 @@ def test_recurrent_weights_are_dropped_and_come_back():
     assert np.abs(losses(model, TEXTS, True, training=True) - losses(model, TEXTS, True)).max() > 1e-3
     for weight, value in zip(model.trainable_weights, before, strict=True):
         np.testing.assert_array_equal(weight, value)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_zoneout_is_drawn_in_training_and_its_expectation_read(cell):
+    model, plain = make(cell=cell, zoneout=0.4), make(cell=cell)
+    whole = losses(model, TEXTS, True)
+    np.testing.assert_array_equal(losses(model, TEXTS, True, training=False), whole)
+    first, second = (losses(model, TEXTS, True, training=True) for _ in range(2))
+    for other in (second, whole, losses(plain, TEXTS, True)):
+        assert np.abs(first - other).max() > 1e-4
+    state, step = model.start(TEXTS[:, :1])
+    for t, tokens in enumerate([np.full(STREAMS, BOS, "int32"), *TEXTS.T[1:-1]]):
+        scores, state = step(tokens, state)
+        np.testing.assert_allclose(-scores.numpy()[range(STREAMS), TEXTS[:, t + 1]], whole[:, t], atol=2e-5)
 
 
 def test_gradients_are_cut_inside_a_window_where_asked():
