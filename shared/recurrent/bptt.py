@@ -30,7 +30,7 @@ import numpy as np
 import tensorflow as tf
 import threadpoolctl
 
-from shared.recurrent.cells import CELLS, GRU, SAVED, STATES, step, step_back
+from shared.recurrent.cells import CELLS, GRU, LAYER_NORM_LSTM, SAVED, SCALES, STATES, step, step_back
 
 LEAST_ROWS = 4  # of a batch, that are worth a core
 
@@ -42,7 +42,7 @@ def unroll(cell, x, state, W, c, mask=None, kept=None, truncate=0):
         cell: one of `cells.CELLS`.
         x: (time, batch, gates * units), the projected inputs.
         state: tuple of tensors (batch, units), the state before the first step, h first.
-        W: (units, gates * units). c: (gates * units,), added to W h_{t-1}.
+        W: (units, gates * units). c: (gates * units,), added to W h_{t-1}; of a layer-normalised LSTM, b there.
         mask: boolean (time, batch) or None; where False the state stays as it was and the output is zero.
         kept: (time, batch, units of all parts of the state), the share of the old state in the new one; None for none.
         truncate: steps after which the gradient is cut, see `layers.OwnLoop`; 0 for never.
@@ -53,8 +53,8 @@ def unroll(cell, x, state, W, c, mask=None, kept=None, truncate=0):
     """
     for part in state:
         part.shape.assert_is_compatible_with((x.shape[1], W.shape[0]))
-    c.shape.assert_is_compatible_with(x.shape[2:])
     cell, given = CELLS.index(cell), x.dtype
+    c.shape.assert_is_compatible_with((6 * W.shape[0],) if cell == LAYER_NORM_LSTM else x.shape[2:])
     dtype = given if given == tf.float64 else tf.float32
     shown = None if mask is None else tf.cast(mask, dtype)[..., None]
     mask = tf.zeros((tf.shape(x)[0], 0), tf.bool) if mask is None else mask
@@ -68,12 +68,13 @@ def unroll(cell, x, state, W, c, mask=None, kept=None, truncate=0):
         outputs = states[0, 1:] if shown is None else states[0, 1:] * shown
 
         def gradient(d_outputs, *d_final):
-            arguments = [d_outputs, W, mask, kept, states, saved, *d_final]
-            dx, da, d_first = call(functools.partial(_backward, cell, truncate), arguments, (dtype, dtype, dtype))
+            arguments = [d_outputs, W, c, mask, kept, states, saved, *d_final]
+            dx, da, dc, d_first = call(functools.partial(_backward, cell, truncate), arguments, (dtype,) * 4)
             dx.set_shape(x.shape)
             d_first.set_shape((STATES[cell], *first[0].shape))
             h, da = tf.reshape(states[0, :-1], (-1, W.shape[0])), tf.reshape(da, (-1, W.shape[1]))
-            return dx, tf.matmul(h, da, transpose_a=True), tf.reduce_sum(da, axis=0), *tf.unstack(d_first)
+            dc = tf.ensure_shape(dc, c.shape) if cell == LAYER_NORM_LSTM else tf.reduce_sum(da, axis=0)
+            return dx, tf.matmul(h, da, transpose_a=True), dc, *tf.unstack(d_first)
 
         return (outputs, *tf.unstack(states[:, -1])), gradient
 
@@ -92,7 +93,7 @@ def _forward(cell, x, W, c, mask, kept, *first):
     units = len(W)
     states = np.empty((STATES[cell], 1 + time, batch, units), x.dtype)
     states[:, 0] = first
-    saved = np.empty((time, batch, SAVED[cell] * units), x.dtype)
+    saved = np.empty((time, batch, SAVED[cell] * units + SCALES[cell]), x.dtype)
 
     def work(rows):
         a = np.empty_like(x[0, rows])
@@ -106,36 +107,35 @@ def _forward(cell, x, W, c, mask, kept, *first):
     return states, saved
 
 
-def _backward(cell, truncate, d_outputs, W, mask, kept, states, saved, *d_final):
-    """All steps in reverse: the gradients of x and a, (time, batch, gates * units), and of the first state."""
+def _backward(cell, truncate, d_outputs, W, c, mask, kept, states, saved, *d_final):
+    """All steps in reverse: the gradients of x and a, (time, batch, gates * units), c (see step_back), first state."""
     time, batch, _ = d_outputs.shape
     d_state = np.stack(d_final)
     da = np.empty((time, batch, W.shape[1]), W.dtype)
-    dx = np.empty_like(da) if cell == GRU else da
+    dx = np.empty_like(da) if cell in (GRU, LAYER_NORM_LSTM) else da
 
     def work(rows):
         h, cells, dh, d_cells = states[0, :, rows], states[-1, :, rows], d_state[0, rows], d_state[-1, rows]
-        product = np.empty_like(dh)
+        product, dc = np.empty_like(dh), np.zeros_like(c)
         for t in reversed(range(time)):
-            now = d_outputs[t, rows], mask[t, rows], kept[t, rows], h[t], cells[t], saved[t, rows]
-            step_back(cell, *now, dh, d_cells, dx[t, rows], da[t, rows])
+            now = d_outputs[t, rows], c, mask[t, rows], kept[t, rows], h[t], cells[t], saved[t, rows]
+            step_back(cell, *now, dh, d_cells, dx[t, rows], da[t, rows], dc)
             dh += np.dot(da[t, rows], W.T, out=product)
             if truncate and t and t % truncate == 0:
                 dh[:] = d_cells[:] = 0
+        return dc
 
-    _share_out(work, batch)
-    return dx, da, d_state
+    return dx, da, sum(_share_out(work, batch)), d_state
 
 
-def _share_out(work, batch: int) -> None:
-    """Calls work(rows) for slices of the rows of a batch, on as many cores as are of use."""
+def _share_out(work, batch: int) -> list:
+    """What work(rows) returns for slices of the rows of a batch, on as many cores as are of use."""
     cores, threads = _cores()
     parts = max(1, min(cores, batch // LEAST_ROWS))
     if parts == 1:
-        work(slice(batch))
-    else:
-        edges = [batch * part // parts for part in range(parts + 1)]
-        list(threads.map(work, map(slice, edges, edges[1:])))
+        return [work(slice(batch))]
+    edges = [batch * part // parts for part in range(parts + 1)]
+    return list(threads.map(work, map(slice, edges, edges[1:])))
 
 
 @functools.cache

@@ -11,14 +11,19 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-CELLS = ("tanh", "relu", "lstm", "gru")  # simple cells by their activation; the functions take positions in this tuple
-TANH, RELU, LSTM, GRU = range(4)
-STATES = (1, 1, 2, 1)  # h, and c of an LSTM
-SAVED = (1, 1, 5, 4)  # what is kept of a step for its derivative, in units
+# Simple cells by their activation; the functions take positions in this tuple.
+CELLS = ("tanh", "relu", "lstm", "gru", "layer_norm_lstm")
+TANH, RELU, LSTM, GRU, LAYER_NORM_LSTM = range(5)
+STATES = (1, 1, 2, 1, 2)  # h, and c of an LSTM
+SAVED = (1, 1, 5, 4, 10)  # what is kept of a step for its derivative, in units,
+SCALES = (0, 0, 0, 0, 2)  # and in single numbers
+EPSILON = 1e-5  # of layer normalisation, as in the code of its authors
 
 # No more of fastmath than the fused multiplication: NaN has to stay NaN, for it tells of a training that diverged.
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
 compiled = numba.njit(nogil=True, cache=True, **OPTIONS)
+# Sums in whatever order suits vector instructions.
+reduction = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 # tanh x = x p(x^2) / q(x^2) for |x| < 7.9, from where on it is 1 in float32; the coefficients are Eigen's. It takes
 # vector instructions, which the processor has none of for the exponential function.
@@ -96,13 +101,10 @@ def simple_backward(cell, dh, saved, da):
 
 
 @compiled
-def lstm_forward(x, a, c, new_h, new_c, saved):
-    """c_t = f_t c_{t-1} + i_t g_t and h_t = o_t tanh(c_t); i, f, o = sigmoid and g = tanh of x_t + a_t.
-
-    x, a: (4 units,) in the order i, f, g, o; c is c_{t-1}; saved (5 units,) is i, f, g, o, tanh(c_t).
-    """
+def _lstm_update(x, a, c, new_c, saved):
+    """All of an LSTM but h_t."""
     units = len(c)
-    i, f, g, o, tanh_c = _parts(saved, units)
+    i, f, g, _, _ = _parts(saved, units)
     for k in range(2 * units):
         saved[k] = sigmoid(x[k] + a[k])
     for k in range(2 * units, 3 * units):
@@ -111,6 +113,17 @@ def lstm_forward(x, a, c, new_h, new_c, saved):
         saved[k] = sigmoid(x[k] + a[k])
     for k in range(units):
         new_c[k] = f[k] * c[k] + i[k] * g[k]
+
+
+@compiled
+def lstm_forward(x, a, c, new_h, new_c, saved):
+    """c_t = f_t c_{t-1} + i_t g_t and h_t = o_t tanh(c_t); i, f, o = sigmoid and g = tanh of x_t + a_t.
+
+    x, a: (4 units,) in the order i, f, g, o; c is c_{t-1}; saved (5 units,) is i, f, g, o, tanh(c_t).
+    """
+    units = len(c)
+    _, _, _, o, tanh_c = _parts(saved, units)
+    _lstm_update(x, a, c, new_c, saved)
     for k in range(units):
         tanh_c[k] = tanh(new_c[k])
     for k in range(units):
@@ -118,13 +131,11 @@ def lstm_forward(x, a, c, new_h, new_c, saved):
 
 
 @compiled
-def lstm_backward(dh, dc, saved, c, da):
-    """As simple_backward; dc, that of c_t, becomes that of c_{t-1}."""
+def _lstm_update_back(dh, dc, saved, c, da):
+    """The derivative of all but tanh(c_t), which dc holds already."""
     units, one = len(c), dh.dtype.type(1)
     i, f, g, o, tanh_c = _parts(saved, units)
     di, df, dg, do, _ = _parts(da, units)
-    for k in range(units):
-        dc[k] += dh[k] * o[k] * (one - tanh_c[k] * tanh_c[k])
     for k in range(units):
         di[k] = dc[k] * g[k] * i[k] * (one - i[k])
     for k in range(units):
@@ -136,6 +147,16 @@ def lstm_backward(dh, dc, saved, c, da):
     for k in range(units):
         dc[k] *= f[k]
     dh[:] = dh.dtype.type(0)
+
+
+@compiled
+def lstm_backward(dh, dc, saved, c, da):
+    """As simple_backward; dc, that of c_t, becomes that of c_{t-1}."""
+    units, one = len(c), dh.dtype.type(1)
+    _, _, _, o, tanh_c = _parts(saved, units)
+    for k in range(units):
+        dc[k] += dh[k] * o[k] * (one - tanh_c[k] * tanh_c[k])
+    _lstm_update_back(dh, dc, saved, c, da)
 
 
 @compiled
@@ -175,6 +196,86 @@ def gru_backward(dh, saved, h, dx, da):
         dh[k] *= z[k]
 
 
+@reduction
+def normalise(a, normal):
+    """Writes (a - mean a) / sqrt(variance a + EPSILON); returns what the differences were multiplied by."""
+    size, total, squares = a.dtype.type(len(a)), a.dtype.type(0), a.dtype.type(0)
+    for k in range(len(a)):
+        total += a[k]
+    mean = total / size
+    for k in range(len(a)):
+        normal[k] = a[k] - mean
+    for k in range(len(a)):
+        squares += normal[k] * normal[k]
+    scale = a.dtype.type(1) / math.sqrt(squares / size + a.dtype.type(EPSILON))
+    for k in range(len(a)):
+        normal[k] *= scale
+    return scale
+
+
+@reduction
+def normalise_back(d, normal, scale):
+    """Turns d, that of `normal`, into that of a: scale (d - mean d - normal mean(d normal))."""
+    size, total, along = d.dtype.type(len(d)), d.dtype.type(0), d.dtype.type(0)
+    for k in range(len(d)):
+        total += d[k]
+    for k in range(len(d)):
+        along += d[k] * normal[k]
+    mean, along = total / size, along / size
+    for k in range(len(d)):
+        d[k] = scale * (d[k] - mean - normal[k] * along)
+
+
+@compiled
+def layer_norm_lstm_forward(x, a, b, c, new_h, new_c, saved):
+    """As lstm_forward, with LN(a_t) q for a_t and tanh(LN(c_t) r + s) for tanh(c_t), see `layer_norm`.
+
+    b: (6 units,), q, r, s. a is overwritten. saved (10 units and 2,) is i, f, g, o, tanh, LN(a_t), LN(c_t), two scales.
+    """
+    u = len(c)
+    _, _, _, o, rest = _parts(saved, u)
+    tanh_c, normal_a, normal_c, scales = rest[:u], rest[u : 5 * u], rest[5 * u : 6 * u], rest[6 * u :]
+    q, r, s = b[: 4 * u], b[4 * u : 5 * u], b[5 * u :]
+    scales[0] = normalise(a, normal_a)
+    for k in range(4 * u):
+        a[k] = normal_a[k] * q[k]
+    _lstm_update(x, a, c, new_c, saved)
+    scales[1] = normalise(new_c, normal_c)
+    for k in range(u):
+        tanh_c[k] = tanh(normal_c[k] * r[k] + s[k])
+    for k in range(u):
+        new_h[k] = o[k] * tanh_c[k]
+
+
+@compiled
+def layer_norm_lstm_backward(dh, dc, saved, c, b, db, dx, da):
+    """As lstm_backward, and dx; adds to db."""
+    u, one = len(c), dh.dtype.type(1)
+    _, _, _, o, rest = _parts(saved, u)
+    tanh_c, normal_a, normal_c, scales = rest[:u], rest[u : 5 * u], rest[5 * u : 6 * u], rest[6 * u :]
+    q, r = b[: 4 * u], b[4 * u : 5 * u]
+    dq, dr, ds, d_normal = db[: 4 * u], db[4 * u : 5 * u], db[5 * u :], da[:u]
+    for k in range(u):
+        d_normal[k] = dh[k] * o[k] * (one - tanh_c[k] * tanh_c[k])
+    for k in range(u):
+        ds[k] += d_normal[k]
+    for k in range(u):
+        dr[k] += d_normal[k] * normal_c[k]
+    for k in range(u):
+        d_normal[k] *= r[k]
+    normalise_back(d_normal, normal_c, scales[1])
+    dc += d_normal
+    _lstm_update_back(dh, dc, saved, c, dx)
+    for k in range(4 * u):
+        dq[k] += dx[k] * normal_a[k]
+    for k in range(4 * u):
+        da[k] = dx[k] * q[k]
+    normalise_back(da, normal_a, scales[0])
+
+
+# ------------------------------------------------------------------------------------------------------------- the step
+
+
 @compiled
 def zone_out(kept, old, new):
     """new <- kept old + (1 - kept) new, of one part of the state; exactly old where kept is 1."""
@@ -197,7 +298,7 @@ def step(cell, x, a, b, mask, kept, h, c, new_h, new_c, saved):
     """One step of some rows of a batch, all arguments (rows, ...): the state h, and c of an LSTM, becomes the new one.
 
     mask: (rows,), or empty. kept: (rows, units of all parts of the state), the share of the old state in the new one,
-    or empty. b: (gates * units,), added to every row of a.
+    or empty. b: (gates * units,), added to every row of a; of a layer-normalised LSTM, see there.
     """
     units = h.shape[1]
     for row in range(len(x)):
@@ -205,22 +306,28 @@ def step(cell, x, a, b, mask, kept, h, c, new_h, new_c, saved):
             new_h[row] = h[row]
             new_c[row] = c[row]
             continue
-        a[row] += b
+        if cell != LAYER_NORM_LSTM:
+            a[row] += b
         if cell == LSTM:
             lstm_forward(x[row], a[row], c[row], new_h[row], new_c[row], saved[row])
+        elif cell == LAYER_NORM_LSTM:
+            layer_norm_lstm_forward(x[row], a[row], b, c[row], new_h[row], new_c[row], saved[row])
         elif cell == GRU:
             gru_forward(x[row], a[row], h[row], new_h[row], saved[row])
         else:
             simple_forward(cell, x[row], a[row], new_h[row], saved[row])
         if kept.size:
             zone_out(kept[row, :units], h[row], new_h[row])
-        if kept.size and cell == LSTM:
+        if kept.shape[1] > units:
             zone_out(kept[row, units:], c[row], new_c[row])
 
 
 @compiled
-def step_back(cell, d_outputs, mask, kept, h, c, saved, dh, dc, dx, da):
-    """The derivative of `step`: dh and dc, those of the new state, become those of the old one, past the product."""
+def step_back(cell, d_outputs, b, mask, kept, h, c, saved, dh, dc, dx, da, db):
+    """The derivative of `step`: dh and dc, those of the new state, become those of the old one, past the product.
+
+    db is added to where b is not merely added: in a layer-normalised LSTM.
+    """
     units, past = h.shape[1], np.empty(kept.shape[1], dh.dtype)  # past the cell, that is
     for row in range(len(dh)):
         if mask.size and not mask[row]:  # it handed its state on untouched
@@ -230,15 +337,17 @@ def step_back(cell, d_outputs, mask, kept, h, c, saved, dh, dc, dx, da):
         dh[row] += d_outputs[row]
         if kept.size:
             zone_out_back(kept[row, :units], dh[row], past[:units])
-        if kept.size and cell == LSTM:
+        if kept.shape[1] > units:
             zone_out_back(kept[row, units:], dc[row], past[units:])
         if cell == LSTM:
             lstm_backward(dh[row], dc[row], saved[row], c[row], da[row])
+        elif cell == LAYER_NORM_LSTM:
+            layer_norm_lstm_backward(dh[row], dc[row], saved[row], c[row], b, db, dx[row], da[row])
         elif cell == GRU:
             gru_backward(dh[row], saved[row], h[row], dx[row], da[row])
         else:
             simple_backward(cell, dh[row], saved[row], da[row])
         if kept.size:
             dh[row] += past[:units]
-        if kept.size and cell == LSTM:
+        if kept.shape[1] > units:
             dc[row] += past[units:]

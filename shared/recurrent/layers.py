@@ -1,4 +1,4 @@
-"""The three recurrent layers every task builds from: Keras' own, on a CPU with our own backpropagation through time.
+"""The recurrent layers every task builds from: Keras' own, on a CPU with our own backpropagation through time.
 
     simple  s_t = tanh(U x_t + W s_{t-1} + b)                                  Elman 1990
     LSTM    c_t = f_t * c_{t-1} + i_t * tanh(U_c x_t + W_c h_{t-1} + b_c)    Hochreiter & Schmidhuber 1997
@@ -6,10 +6,11 @@
     GRU     h_t = z_t * h_{t-1} + (1 - z_t) * tanh(U_n x_t + b_n + r_t * (W_n h_{t-1} + c_n))      Cho et al. 2014
             with z, r = sigmoid(U x_t + W h_{t-1} + b); the reset gate r acts after the product, as in cuDNN
 
-The layers take the same arguments, have the same weights and give the same results as Keras'; they differ in
-`inner_loop` alone. On a GPU Keras decides (cuDNN where it applies); on a CPU `shared.recurrent.bptt` runs what it
-covers, and Keras' generic loop the rest: other activations, recurrent dropout, no bias, a mask without
-zero_output_for_mask, or `use_bptt=False`, which XLA needs. What Keras' loop and cuDNN cannot do, `_cell_loop` does.
+and the layer-normalised LSTM of `layer_norm`, which Keras does not have. The others take the same arguments, have the
+same weights and give the same results as Keras'; they differ in `inner_loop` alone. On a GPU Keras decides (cuDNN where
+it applies); on a CPU `shared.recurrent.bptt` runs what it covers, and Keras' generic loop the rest: other activations,
+recurrent dropout, no bias, a mask without zero_output_for_mask, or `use_bptt=False`, which XLA needs. What Keras' loop
+and cuDNN cannot do, `_cell_loop` does.
 """
 
 import functools
@@ -19,6 +20,7 @@ import tensorflow as tf
 from keras import ops
 
 from shared.recurrent import bptt
+from shared.recurrent.layer_norm import LayerNormLSTMCell, normalise
 
 
 class OwnLoop:
@@ -130,12 +132,42 @@ class GRU(OwnLoop, keras.layers.GRU):
     equations = "gru"
 
 
+@keras.saving.register_keras_serializable("unroll")
+class LayerNormLSTM(OwnLoop, keras.layers.RNN):
+    """The LSTM of `layer_norm`; its arguments, weights and results are those of `keras.layers.LSTM` otherwise.
+
+    Args:
+        units: size of the state.
+        dropout: share of the inputs that is dropped, one mask for all steps; seed: of it.
+        **arguments: those of `keras.layers.RNN`, and OwnLoop's.
+    """
+
+    equations = "layer_norm_lstm"
+    use_cudnn = False
+
+    def __init__(self, units, dropout=0.0, seed=None, dtype=None, **arguments):
+        super().__init__(LayerNormLSTMCell(units, dropout=dropout, seed=seed, dtype=dtype), dtype=dtype, **arguments)
+        self.units = units
+
+    def get_config(self):
+        """As Keras'."""
+        config = super().get_config()
+        del config["cell"]
+        return {**config, "units": self.units, "dropout": self.cell.dropout, "seed": self.cell.seed}
+
+    @classmethod
+    def from_config(cls, config):
+        """As Keras'."""
+        return cls(**config)
+
+
 CELLS = {
     "simple": SimpleRNN,
     # With W = 1 at first, a rectified network hands its state on unchanged: Le, Jaitly & Hinton 2015.
     "relu": functools.partial(SimpleRNN, activation="relu", recurrent_initializer="identity"),
     "lstm": LSTM,
     "gru": GRU,
+    "layer_norm_lstm": LayerNormLSTM,
 }
 
 
@@ -146,13 +178,13 @@ def recurrent_layer(cell: str, units: int, **arguments) -> keras.layers.RNN:
     last output, so the generic loop is told to do the same.
 
     Args:
-        cell: "simple", "relu" (simple with ReLU for tanh), "lstm" or "gru".
+        cell: "simple", a key of CELLS.
         units: size of the state.
         **arguments: passed on to the layer.
 
     Returns:
         A layer that maps (batch, time, features) to outputs (batch, time, units) and each final state (batch, units):
-        one for simple and GRU, two (h, c) for LSTM.
+        one for simple and GRU, two (h, c) for both LSTMs.
     """
     return CELLS[cell](units, return_sequences=True, return_state=True, zero_output_for_mask=True, **arguments)
 
@@ -193,14 +225,16 @@ def _kernel_loop(layer, sequences, state, mask, kept, training):
     """Our kernel."""
     if training and layer.cell.dropout:
         sequences = sequences * layer.cell.get_dropout_mask(sequences[0])
-    kernel, W, bias = (
-        ops.cast(weight, sequences.dtype)
-        for weight in (layer.cell.kernel, layer.cell.recurrent_kernel, layer.cell.bias)
-    )
+    cell, cast = layer.cell, functools.partial(ops.cast, dtype=sequences.dtype)
+    kernel, W, bias = cast(cell.kernel), cast(cell.recurrent_kernel), cast(cell.bias)
     # GRU has two biases, for the inner one is multiplied by the reset gate; the others need but one.
     b, c = (bias[0], bias[1]) if len(bias.shape) == 2 else (bias, ops.zeros_like(bias))
     # One product for all steps; flat, for a batched one would broadcast U.
-    x = tf.matmul(tf.reshape(sequences, [-1, kernel.shape[0]]), kernel) + b
+    x = tf.matmul(tf.reshape(sequences, [-1, kernel.shape[0]]), kernel)
+    if isinstance(layer, LayerNormLSTM):
+        x = normalise(x) * cast(cell.input_gain)
+        c = tf.concat([cast(weight) for weight in (cell.recurrent_gain, cell.cell_gain, cell.cell_bias)], axis=0)
+    x = x + b
     x = tf.reshape(x, [tf.shape(sequences)[0], tf.shape(sequences)[1], kernel.shape[1]])
     return bptt.unroll(layer.equations, x, tuple(state), W, c, mask, kept, layer.truncate)
 

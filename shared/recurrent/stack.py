@@ -9,10 +9,10 @@ class RecurrentStack(layers.Layer):
     """Recurrent layers on top of each other, in one direction or in both.
 
     The state is a list with one entry a layer, each a list of tensors (batch, units): [h] for simple and GRU, [h, c]
-    for LSTM, and the forward states followed by the backward states when bidirectional. None stands for zeros.
+    for both LSTMs, and the forward states followed by the backward states when bidirectional. None stands for zeros.
 
     Args:
-        cell: "simple", "relu", "lstm" or "gru", see `recurrent_layer`.
+        cell: a key of `layers.CELLS`.
         units: state size of every layer, for each direction; or a list of them, lowest first.
         num_layers: how many layers.
         bidirectional: whether every layer reads both ways and concatenates the two (Schuster & Paliwal 1997).

@@ -75,7 +75,7 @@ class VocabularyConfig(config.VocabularyConfig):
 class ModelConfig:
     """The recurrent layers between two embeddings, and what keeps them from learning the text by heart."""
 
-    cell: str = "lstm"  # simple | relu | lstm | gru
+    cell: str = "lstm"  # simple | relu | lstm | gru | layer_norm_lstm
     embedding_units: int = 200
     units: int = 200
     layers: int = 2
@@ -95,7 +95,7 @@ class ModelConfig:
 
     def check(self) -> None:
         """Raises UserError for an unknown cell, a value out of range, or residuals between layers of other sizes."""
-        check_choices("model", self, cell=("simple", "relu", "lstm", "gru"))
+        check_choices("model", self, cell=("simple", "relu", "lstm", "gru", "layer_norm_lstm"))
         check_bounds("model", self, low=1, names=("embedding_units", "units", "layers"))
         dropouts = ("dropout_words", "dropout_embedding", "dropout_layers", "dropout_output", "weight_drop", "zoneout")
         check_bounds("model", self, low=0, below=1, names=dropouts)

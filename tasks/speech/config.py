@@ -111,7 +111,7 @@ class AugmentConfig:
 class ModelConfig:
     """The recurrent layers over the frames and the heads on top of them."""
 
-    cell: str = "lstm"  # simple | lstm | gru
+    cell: str = "lstm"  # simple | lstm | gru | layer_norm_lstm
     units: int = 128  # per direction
     layers: int = 2
     bidirectional: bool = True
@@ -127,7 +127,7 @@ class ModelConfig:
 
     def check(self) -> None:
         """Raises UserError for an unknown kind, a value out of range, or a look-ahead of a model that hears it all."""
-        check_choices("model", self, cell=("simple", "lstm", "gru"), head=("frames", "ctc", "both"))
+        check_choices("model", self, cell=("simple", "lstm", "gru", "layer_norm_lstm"), head=("frames", "ctc", "both"))
         check_choices("model", self, labels=("phones", "characters"))
         check_bounds("model", self, low=1, names=("units", "layers"))
         check_bounds("model", self, low=0, names=("look_ahead",))

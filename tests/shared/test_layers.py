@@ -10,14 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.recurrent import CELLS, kernel_of
+from shared.recurrent.layer_norm import LayerNormLSTMCell
 
 KERAS = {
     "simple": keras.layers.SimpleRNN,
     "relu": functools.partial(keras.layers.SimpleRNN, activation="relu"),
     "lstm": keras.layers.LSTM,
     "gru": keras.layers.GRU,
+    "layer_norm_lstm": functools.partial(CELLS["layer_norm_lstm"], use_bptt=False),  # Keras has none: a call a step
 }
 LENGTHS = [6, 2, 1, 4]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """What is dropped and zoned out is the same each time."""
+    keras.utils.set_random_seed(1)
 
 
 def normal(*shape, seed=0):
@@ -84,7 +92,10 @@ def test_our_kernel_equals_keras_whatever_the_shape(cell, data):
     lengths = data.draw(st.none() | st.lists(st.integers(0, time), min_size=batch, max_size=batch))
     mask = None if lengths is None else tf.sequence_mask(lengths, time)
     # A sum over all rows and steps that comes to little has but the digits of its terms.
-    assert_equal_layers(cell, mask, batch=batch, time=time, atol=2e-5, units=units, features=features)
+    shape = {"batch": batch, "time": time, "units": units, "features": features}
+    # And two units that are nearly equal, normalised, have not even those.
+    dtype = "float64" if cell == "layer_norm_lstm" else "float32"
+    assert_equal_layers(cell, mask, atol=2e-5, dtype=dtype, **shape)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -118,7 +129,7 @@ def test_the_kernel_refuses_a_state_of_another_size():
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the kernel is for CPUs")
-@pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])  # the gradient of ReLU jumps
+@pytest.mark.parametrize("cell", ["simple", "lstm", "gru", "layer_norm_lstm"])  # the gradient of ReLU jumps
 @pytest.mark.parametrize("mask", [None, tf.sequence_mask(LENGTHS, 6)], ids=["whole", "masked"])
 def test_mixed_precision_stays_near_float32(cell, mask):
     exact, _ = pair(cell)
@@ -271,7 +282,7 @@ def test_both_directions_drop_their_own_weights():
     assert set(outputs) == {0.0, 2.0} and np.any(outputs[:20] != outputs[20:])
 
 
-@pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])
+@pytest.mark.parametrize("cell", ["simple", "lstm", "gru", "layer_norm_lstm"])
 def test_a_copy_from_the_configuration_drops_as_many_weights(cell):
     layer = CELLS[cell](5, weight_drop=0.3)
     assert type(layer).from_config(layer.get_config()).weight_drop == 0.3
@@ -279,7 +290,7 @@ def test_a_copy_from_the_configuration_drops_as_many_weights(cell):
     assert type(layer).from_config(CELLS[cell](5).get_config()).weight_drop == 0.0
 
 
-@pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])
+@pytest.mark.parametrize("cell", ["simple", "lstm", "gru", "layer_norm_lstm"])
 def test_a_copy_from_the_configuration_is_truncated_and_zoned_out_alike(cell):
     layer = CELLS[cell](5, truncate=3, zoneout=0.2)
     copy = type(layer).from_config(layer.get_config())
@@ -478,3 +489,40 @@ def test_both_directions_draw_their_own_zoneout():
     layer = keras.layers.Bidirectional(CELLS["relu"](20, return_sequences=True, zoneout=0.5, bias_initializer="ones"))
     outputs = np.array(layer(tf.zeros((1, 1, 3)), training=True))[0, 0]
     assert set(outputs) == {0.0, 1.0} and np.any(outputs[:20] != outputs[20:])
+
+
+# ------------------------------------------------------------------------------------------------- layer normalisation
+
+
+def test_a_layer_normalised_lstm_has_what_its_kernel_has():
+    for arguments in ({"recurrent_dropout": 0.1}, {"use_bias": False}):
+        with pytest.raises(ValueError, match="weight_drop"):
+            LayerNormLSTMCell(4, **arguments)
+
+
+def test_a_layer_normalised_lstm_does_not_feel_the_size_of_its_matrices():
+    layer, other = pair("layer_norm_lstm", units=16)
+    other.set_weights([100 * weight if i < 2 else weight for i, weight in enumerate(layer.get_weights())])
+    for actual, expected in zip(other(normal(4, 6, 3)), layer(normal(4, 6, 3)), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-3)
+
+
+def test_a_layer_normalised_lstm_keeps_one_dropout_mask_for_all_steps():
+    layer, other = (CELLS["layer_norm_lstm"](5, dropout=0.5, seed=1, use_bptt=use_bptt) for use_bptt in (True, False))
+    for each in (layer, other):
+        each.build((None, None, 8))
+    other.set_weights(layer.get_weights())
+    inputs = normal(4, 6, 8)
+    found, expected = (each(inputs, training=True) for each in (layer, other))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
+    assert np.abs(found - layer(inputs)).max() > 1e-2
+
+
+def test_a_layer_normalised_lstm_is_saved_with_its_weights(tmp_path):
+    inputs = keras.Input((None, 3))
+    layer = CELLS["layer_norm_lstm"](5, dropout=0.1, seed=3, truncate=2, zoneout=0.1, return_sequences=True)
+    model = keras.Model(inputs, layer(inputs))
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(copy(normal(4, 6, 3)), model(normal(4, 6, 3)))
+    assert copy.layers[1].get_config() == layer.get_config()

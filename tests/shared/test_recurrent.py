@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from shared.recurrent import Attention, AttentionDecoder, RecurrentStack, kernel_of, recurrent_layer
 
-CELLS = ["simple", "relu", "lstm", "gru"]
+CELLS = ["simple", "relu", "lstm", "gru", "layer_norm_lstm"]
 ATTENTIONS = ["additive", "dot", "none"]
 UNITS, FEATURES, MEMORY = 4, 3, 5
 LENGTHS = [5, 3, 1]
@@ -35,6 +35,17 @@ def lstm_step(x, state, U, W, b):
     return sigmoid(o) * np.tanh(cell), cell
 
 
+def layer_norm(x):
+    return (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
+
+
+def layer_norm_lstm_step(x, state, U, W, b, p, q, r, s):
+    hidden, cell = state
+    i, f, candidate, o = np.split(layer_norm(x @ U) * p + layer_norm(hidden @ W) * q + b, 4, axis=-1)
+    cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(candidate)
+    return sigmoid(o) * np.tanh(layer_norm(cell) * r + s), cell
+
+
 def gru_step(x, state, U, W, b):
     x_z, x_r, x_h = np.split(x @ U + b[0], 3, axis=-1)
     s_z, s_r, s_h = np.split(state[0] @ W + b[1], 3, axis=-1)
@@ -48,7 +59,7 @@ def unroll(cell, inputs, state, weights, mask=None, held=None, kept=None):
     held: {step: state that it starts from, whatever the step before left}. kept: (time, batch, units of all parts of
     the state), the share of the old state in the new one.
     """
-    step = {"simple": simple_step, "relu": relu_step, "lstm": lstm_step, "gru": gru_step}[cell]
+    step = globals()[f"{cell}_step"]
     mask = np.ones(inputs.shape[:2], bool) if mask is None else mask
     outputs = []
     for t in range(inputs.shape[1]):
@@ -76,7 +87,7 @@ def randomize(layer, spread=0.5, seed=0):
 
 
 def zero_states(cell, batch):
-    return [np.zeros((batch, UNITS)) for _ in range(2 if cell == "lstm" else 1)]
+    return [np.zeros((batch, UNITS)) for _ in range(2 if "lstm" in cell else 1)]
 
 
 @functools.cache
@@ -108,6 +119,7 @@ def assert_close(actual, expected, tolerance=1e-5):
 
 
 def layer_in_float64(cell, **options):
+    keras.utils.set_random_seed(1)
     layer = recurrent_layer(cell, UNITS, dtype="float64", **options)
     layer.build((None, None, FEATURES))
     return randomize(layer)
@@ -201,8 +213,9 @@ def central_differences(loss, arguments, argument, step=1e-5):
 def test_a_bidirectional_layer_reads_both_ways(cell):
     stack, inputs = make_stack(cell, bidirectional=True), normal(2, 5, FEATURES)
     weights = stack.get_weights()
-    forward, forward_state = unroll(cell, inputs, zero_states(cell, 2), weights[:3])
-    backward, backward_state = unroll(cell, inputs[:, ::-1], zero_states(cell, 2), weights[3:])
+    half = len(weights) // 2
+    forward, forward_state = unroll(cell, inputs, zero_states(cell, 2), weights[:half])
+    backward, backward_state = unroll(cell, inputs[:, ::-1], zero_states(cell, 2), weights[half:])
     outputs, final = stack(inputs)
     np.testing.assert_allclose(outputs, np.concatenate([forward, backward[:, ::-1]], axis=-1), atol=1e-5)
     assert_close(final, [[*forward_state, *backward_state]])

@@ -29,6 +29,7 @@ VARIANTS = {
     "relu": {"cell": "relu", "layers": 2, "tie_embeddings": False},
     "lstm": {"cell": "lstm", "layers": 2},
     "gru": {"cell": "gru", "layers": 3, "tie_embeddings": False, "residual": True},
+    "layer norm": {"cell": "layer_norm_lstm", "layers": 2, "zoneout": 0.2, "truncate": 2},
 }
 SIDES = {
     "one layer": {"cell": "gru", "layers": 1, "bidirectional": True},
