@@ -69,6 +69,7 @@ class OwnLoop:
         Args:
             kept: (batch, units of all parts of the state), the share of the old state in the new one; None for the
                 expectation of zoneout.
+            training: whether the cell drops inputs.
         """
         new = keras.tree.flatten(self.cell(inputs, state, training=training)[1])
         if not self.zoneout:

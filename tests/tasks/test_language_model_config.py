@@ -25,6 +25,7 @@ def test_the_defaults_pass_their_own_checks(load):
 @pytest.mark.parametrize(
     "overrides",
     [
+        ["model.cell=layer_norm_lstm", "model.zoneout=0.1", "model.truncate=5"],
         [PUBLIC, "data.documents=examples"],
         [*FILES, "data.documents=blank_lines"],
         ["data.documents=lines"],
