@@ -6,12 +6,15 @@ A training step is forward, backward and a plain gradient step, with the cost of
 score for every word, cross-entropy. All that is not recurrent is the same code for Keras' layers as for ours; of
 TensorFlow's graph and XLA, Keras has the faster one. PyTorch's is torch.nn. All are measured in turn, pair by pair, in
 one process, and the medians compared. The limit is what the matrix products of a step take by themselves, formed by
-PyTorch. Prints a Markdown table and writes bench/recurrent.json. Needs `pip install torch`.
+PyTorch. The memory is what a fresh process grows by at its greatest in three steps, ours beside Keras' (graph). Prints
+a Markdown table and writes bench/recurrent.json. Needs `pip install torch`.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
+import resource
 import statistics
 import sys
 from pathlib import Path
@@ -145,6 +148,19 @@ def products(cell, batch, time, units, layers, words, bidirectional=False):
     return run
 
 
+def peak_memory(kinds, cell, sizes):
+    """Megabytes that a fresh process grows by, at most, when it makes a step and takes it three times."""
+
+    def used():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes, on Linux
+
+    before = used()
+    step = tensorflow_step(kinds, cell, **sizes)
+    for _ in range(3):
+        step()
+    return used() - before
+
+
 def our_writer(cell, batch, units, words):
     """A function of nothing that writes LENGTH words greedily, one step of the stack after the other."""
     stack = RecurrentStack(cell, units)
@@ -191,11 +207,9 @@ def main():
     parser.add_argument("--cells", nargs="+", default=list(KERAS), choices=list(KERAS), help="default: all")
     arguments = parser.parse_args()
     keras.utils.set_random_seed(1)
-    rows = []
-    sys.stdout.write(
-        "| batch x steps x units x layers x words | cell | milliseconds | PyTorch | Keras | of the limit |\n"
-    )
-    sys.stdout.write("| --- | --- | ---: | ---: | ---: | ---: |\n")
+    fresh, rows = multiprocessing.get_context("spawn"), []
+    sys.stdout.write("| batch x steps x units x layers x words | cell | milliseconds | PyTorch | Keras | of the limit ")
+    sys.stdout.write("| MB | MB, Keras |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n")
     for sizes in SIZES:
         for cell in arguments.cells:
             functions = [
@@ -203,9 +217,12 @@ def main():
                 *(tensorflow_step(KERAS, cell, **sizes, xla=xla) for xla in (False, True)),
             ]  # fmt: skip
             own, rival, limit, *theirs = measure(functions, arguments.pairs)
+            with fresh.Pool(1, maxtasksperchild=1) as pool:
+                megabytes = [pool.apply(peak_memory, (kinds, cell, sizes)) for kinds in (CELLS, KERAS)]
             rows.append({
                 "name": label(sizes), "cell": cell, "milliseconds": 1000 * own, "speed_vs_pytorch": rival / own,
-                "speed_vs_keras": min(theirs) / own, "share_of_limit": limit / own,
+                "speed_vs_keras": min(theirs) / own, "share_of_limit": limit / own, "megabytes": megabytes[0],
+                "megabytes_keras": megabytes[1],
             })  # fmt: skip
             show(rows[-1])
     for sizes in STEPS:
@@ -227,7 +244,8 @@ def show(row):
     """A row of the table, as soon as it is known."""
     ratios = [f"{row[name]:.2f}" if name in row else "" for name in ("speed_vs_pytorch", "speed_vs_keras")]
     limit = f"{100 * row['share_of_limit']:.0f} %" if "share_of_limit" in row else ""
-    found = [row["name"], row["cell"], f"{row['milliseconds']:.2f}", *ratios, limit]
+    megabytes = [f"{row[name]:.0f}" if name in row else "" for name in ("megabytes", "megabytes_keras")]
+    found = [row["name"], row["cell"], f"{row['milliseconds']:.2f}", *ratios, limit, *megabytes]
     sys.stdout.write(f"| {' | '.join(found)} |\n")
     sys.stdout.flush()
 

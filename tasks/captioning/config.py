@@ -108,6 +108,7 @@ class ModelConfig:
     gate: str = "none"  # none | gate | sentinel: how a word that no region shows is written
     attention_penalty: float = 0.0  # weight of the doubly stochastic regularisation
     attention_supervision: float = 0.0  # weight of telling the attention where what a word names is; tiny world
+    look_alikes: bool = False  # whether each region also knows how much of the picture looks like it, and where
     coordinates: float = 0.0  # beside what a region shows where it is: 0 at the centre, this at the edges
     tie_embeddings: bool = True
     dropout_embedding: float = 0.0

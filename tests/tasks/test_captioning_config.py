@@ -66,7 +66,7 @@ def test_checking_loads_nothing_heavy():
         ["data.corpus=tfds:coco_captions", "data.language=fr"],
         ["model.attention=none", "model.layers=1"],
         ["model.image_size=32", "model.encoder_rate=0", "model.gate=sentinel", "model.attention_penalty=1"],
-        ["model.attention_supervision=0.5", "model.coordinates=4"],
+        ["model.attention_supervision=0.5", "model.coordinates=4", "model.look_alikes=true"],
         FROZEN,
         ["model.train_encoder=false", "model.start_from=runs/one"],
         ["model.encoder=VGG16", "model.weights=moved/since/weights.h5"],

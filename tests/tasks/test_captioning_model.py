@@ -11,7 +11,7 @@ from shared.config import TrainingConfig
 from shared.losses import OwnLoss
 from shared.optimization import build_optimizer
 from tasks.captioning.config import ModelConfig
-from tasks.captioning.model import Captioner, straying, unevenness
+from tasks.captioning.model import Captioner, LookAlikes, straying, unevenness
 
 IDS, ROWS, COLUMNS, CHANNELS = 9, 2, 3, 5
 SMALL = {
@@ -32,6 +32,7 @@ VARIANTS = {
     "gru": {"cell": "gru", "attention": "additive"},
     "sentinel": {"cell": "lstm", "attention": "additive", "gate": "sentinel", "layers": 3},
     "placed": {"cell": "lstm", "attention": "additive", "coordinates": 2.0, "feed_summary": True},
+    "alike": {"cell": "gru", "attention": "additive", "look_alikes": True},
     "dot sentinel": {"cell": "gru", "attention": "dot", "gate": "sentinel"},
 }
 variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
@@ -169,6 +170,8 @@ def test_every_region_and_its_place_matter(options):
     kernel = blind.projection.kernel.numpy()
     blind.projection.kernel.assign(np.where(np.arange(len(kernel))[:, None] < CHANNELS, kernel, 0))
     blind._centres = lambda: np.zeros((ROWS * COLUMNS, 2))
+    if blind.look_alikes:
+        blind.look_alikes.centres = blind._centres()
     np.testing.assert_allclose(losses(blind, turned)[REAL], losses(blind)[REAL], atol=1e-5)
 
 
@@ -220,6 +223,28 @@ def test_the_memory_ends_with_where_its_regions_are():
     np.testing.assert_array_equal(found[..., :-2], expected)
     x, y = [-2, 0, 2] * ROWS, [-1.5] * COLUMNS + [1.5] * COLUMNS
     np.testing.assert_allclose(found[..., -2:], np.broadcast_to(np.stack([x, y], axis=1), (3, 6, 2)), atol=1e-6)
+
+
+def test_regions_know_how_many_are_like_them_and_where():
+    # In a row of six, three of one look, two of another, and one that is opposite to that.
+    a, b = np.array([3.0, 0, 0]), np.array([0, 2.0, 0])
+    looks = np.stack([a, b, 2 * a, b, -b, a])[None].astype("float32")  # how strongly does not matter
+    x = np.arange(6) / 8
+    layer = LookAlikes(5, np.stack([x, np.full(6, 0.5)], axis=1))
+    amount, log_amount, *off = np.moveaxis(layer.alike(looks).numpy()[0], -1, 0)
+    counts = np.array([3, 2, 3, 2, 1, 3])
+    np.testing.assert_allclose(10 * amount, counts, rtol=1e-3)
+    np.testing.assert_allclose(log_amount, np.log(counts), atol=1e-3)
+    across = 8 * (np.array([x[[0, 2, 5]].mean(), x[[1, 3]].mean()])[[0, 1, 0, 1, 0, 0]] - x)
+    across[4] = 0
+    np.testing.assert_allclose(off, [across, np.zeros(6), np.abs(across), np.zeros(6)], atol=3e-3)
+
+
+def test_the_same_picture_elsewhere_in_a_batch_is_seen_the_same():
+    model = untrained(cell="gru", look_alikes=True)
+    _, memory, _ = model.see(REGIONS)
+    _, turned, _ = model.see(REGIONS[::-1])
+    np.testing.assert_allclose(turned.numpy()[::-1], memory.numpy(), rtol=1e-5, atol=1e-6)
 
 
 # The centres of the regions are at x = 1/6, 1/2, 5/6 and y = 1/4, 3/4.
