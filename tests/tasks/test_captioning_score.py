@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import random
+import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -331,7 +332,9 @@ def programs(tmp_path, monkeypatch):
     (tmp_path / "java").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == "pycocoevalcap"]:
+        del sys.modules[name]  # or it would be found by tests of what happens without it
 
 
 def test_meteor_is_what_the_package_says_and_spice_is_named_where_it_fails(programs, caplog):
