@@ -179,7 +179,7 @@ def recurrent_layer(cell: str, units: int, **arguments) -> keras.layers.RNN:
     last output, so the generic loop is told to do the same.
 
     Args:
-        cell: "simple", a key of CELLS.
+        cell: a key of CELLS; "relu" is a simple cell with ReLU for tanh.
         units: size of the state.
         **arguments: passed on to the layer.
 

@@ -144,8 +144,8 @@ def only_reading(
     for telling, choices in TELLINGS.items():
         if len(groups) - 1 == len(relations) == len(choices):
             seen, stated = as_told(telling, groups, relations)
-            if can_tell(telling, stated) and tell(Scene(seen, stated, telling)) == sentence:
-                return Scene(seen, stated, telling)
+            if can_tell(telling, stated) and tell(scene := Scene(seen, stated, telling)) == sentence:
+                return scene
     raise ValueError(f"not a sentence of the tiny world: {sentence!r}")
 
 

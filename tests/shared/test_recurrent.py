@@ -246,16 +246,22 @@ def test_windows_with_carried_state_are_one_unroll(cell):
     assert_close(state, final, 1e-6)
 
 
+def assert_steps_are_the_unroll(stack, inputs):
+    """Returns the outputs, which are the same either way."""
+    whole, final = stack(inputs)
+    state = stack.zero_state(len(inputs))
+    for t in range(inputs.shape[1]):
+        outputs, state = stack.step(inputs[:, t], state)
+        np.testing.assert_allclose(outputs, whole[:, t], atol=1e-6)
+    assert_close(state, final, 1e-6)
+    return whole
+
+
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_steps_are_the_unroll(cell, residual):
     stack, inputs = make_stack(cell, num_layers=3, residual=residual), normal(2, 4, FEATURES)
-    whole, final = stack(inputs)
-    state = stack.zero_state(2)
-    for t in range(4):
-        outputs, state = stack.step(inputs[:, t], state)
-        np.testing.assert_allclose(outputs, whole[:, t], atol=1e-6)
-    assert_close(state, final, 1e-6)
+    assert_steps_are_the_unroll(stack, inputs)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -311,12 +317,7 @@ def test_truncation_is_of_every_layer_and_changes_no_result():
 @pytest.mark.parametrize("cell", CELLS)
 def test_steps_of_zoned_out_layers_are_the_unroll(cell):
     stack, inputs = make_stack(cell, num_layers=2, residual=True, zoneout=0.4), normal(2, 4, FEATURES)
-    whole, final = stack(inputs)
-    state = stack.zero_state(2)
-    for t in range(4):
-        outputs, state = stack.step(inputs[:, t], state)
-        np.testing.assert_allclose(outputs, whole[:, t], atol=1e-6)
-    assert_close(state, final, 1e-6)
+    whole = assert_steps_are_the_unroll(stack, inputs)
     assert np.abs(whole - make_stack(cell, num_layers=2, residual=True)(inputs)[0]).max() > 1e-2
     assert np.abs(whole - stack(inputs, training=True)[0]).max() > 1e-2
 
