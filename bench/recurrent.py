@@ -3,11 +3,12 @@
     python bench/recurrent.py [--pairs 5] [--cells lstm gru]
 
 A training step is forward, backward and a plain gradient step, with the cost of its vocabulary: embedding, layers, a
-score for every word, cross-entropy. All that is not recurrent is the same code for Keras' layers as for ours; of
-TensorFlow's graph and XLA, Keras has the faster one. PyTorch's is torch.nn. All are measured in turn, pair by pair, in
-one process, and the medians compared. The limit is what the matrix products of a step take by themselves, formed by
-PyTorch. The memory is what a fresh process grows by at its greatest in three steps, ours beside Keras' (graph). Prints
-a Markdown table and writes bench/recurrent.json. Needs `pip install torch`.
+score for every word, cross-entropy. The last two, which take most of the time where there are many words, are
+`shared.cpu`'s in our step, in PyTorch's and Keras' what their users take; of TensorFlow's graph and XLA, Keras has the
+faster one. All are measured in turn, pair by pair, in one process, and the medians compared. The limit is what the
+matrix products of a step take by themselves, formed by PyTorch. The memory is what a fresh process that has taken a
+tiny step already, and so has all code loaded, grows by at its greatest in three steps, ours beside Keras' (graph).
+Prints a Markdown table and writes bench/recurrent.json. Needs `pip install torch`.
 """
 
 import argparse
@@ -50,6 +51,16 @@ LENGTH = 50  # words that the rows of single steps write
 RATE = 0.01
 
 
+def keras_scores(outputs, kernel, bias):
+    """As `word_scores`; flat, for a batched product would broadcast the matrix."""
+    flat = keras.ops.matmul(keras.ops.reshape(outputs, (-1, kernel.shape[1])), keras.ops.transpose(kernel)) + bias
+    return keras.ops.reshape(flat, (*keras.ops.shape(outputs)[:-1], kernel.shape[0]))
+
+
+OUTPUT = word_scores, token_cross_entropy
+KERAS_OUTPUT = keras_scores, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
 def recurrences(kinds, cell, units, layers, bidirectional):
     """Built layers, lowest first, of one of the dictionaries above."""
     found, width = [], units
@@ -78,8 +89,9 @@ def tensorflow_step(kinds, cell, batch, time, units, layers, words, bidirectiona
 
     def train():
         with tf.GradientTape() as tape:
-            scores = word_scores(outputs(tf.gather(vectors, tokens[:, :-1])), kernel, bias)
-            loss = tf.reduce_mean(token_cross_entropy(tokens[:, 1:], scores))
+            scores, cross_entropy = OUTPUT if kinds is CELLS else KERAS_OUTPUT
+            found = scores(outputs(tf.gather(vectors, tokens[:, :-1])), kernel, bias)
+            loss = tf.reduce_mean(cross_entropy(tokens[:, 1:], found))
         for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
             if isinstance(gradient, tf.IndexedSlices):
                 weight.scatter_sub(tf.IndexedSlices(RATE * gradient.values, gradient.indices))
@@ -148,12 +160,13 @@ def products(cell, batch, time, units, layers, words, bidirectional=False):
 
 
 def peak_memory(kinds, cell, sizes):
-    """Megabytes that a fresh process grows by, at most, when it makes a step and takes it three times."""
+    """Megabytes that a fresh process grows by, at most, when it makes a step and takes it three times; see above."""
 
     def used():
         # Linux; getrusage would count what the process that started this one had used.
         return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
+    tensorflow_step(kinds, cell, **{**sizes, "batch": 1, "time": 2, "units": 8, "words": 10})()
     before = used()
     step = tensorflow_step(kinds, cell, **sizes)
     for _ in range(3):
@@ -165,13 +178,13 @@ def our_writer(cell, batch, units, words):
     """A function of nothing that writes LENGTH words greedily, one step of the stack after the other."""
     stack = RecurrentStack(cell, units)
     stack.build((None, None, units))
-    vectors = tf.Variable(tf.random.uniform((words, units), -0.1, 0.1))
+    vectors, bias = tf.Variable(tf.random.uniform((words, units), -0.1, 0.1)), tf.zeros(words)
 
     @tf.function(autograph=False)
     def write():
         def body(t, tokens, state):
             outputs, state = stack.step(tf.gather(vectors, tokens), state)
-            return t + 1, tf.argmax(tf.matmul(outputs, vectors, transpose_b=True), -1, tf.int32), state
+            return t + 1, tf.argmax(word_scores(outputs, vectors, bias), -1, tf.int32), state
 
         loop = (0, tf.zeros(batch, tf.int32), stack.zero_state(batch))
         return tf.while_loop(lambda t, *_: t < LENGTH, body, loop)[1]

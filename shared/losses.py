@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from shared.cpu import cross_entropy, own_kernels
+
 
 def token_cross_entropy(targets, logits, label_smoothing=0.0):
     """Cross-entropy of every token in nats, optionally with label smoothing.
@@ -12,8 +14,8 @@ def token_cross_entropy(targets, logits, label_smoothing=0.0):
 
         (1 - e) nll + e mean_v(-log p_v) = log sum_v exp(logit_v) - logit_right + e (logit_right - mean_v(logit_v)).
 
-    Written like this it needs no one-hot tensor, and on a CPU its gradient takes a third of the time that it takes over
-    TensorFlow's fused operation, which is under Keras' loss.
+    Written like this it needs no one-hot tensor. On a CPU it is one of `shared.cpu`, which XLA cannot
+    compile.
 
     Args:
         targets: (batch, time) ids.
@@ -23,8 +25,12 @@ def token_cross_entropy(targets, logits, label_smoothing=0.0):
     Returns:
         (batch, time).
     """
+    targets = ops.cast(targets, "int32")  # Keras hands them to a loss as floats
+    logits = ops.convert_to_tensor(logits)
+    if own_kernels(logits.dtype):
+        return cross_entropy(targets, logits, label_smoothing)
     # Out of one long row: the gradient of a take along the last axis needs twice the time of all the rest.
-    ids = ops.cast(ops.reshape(targets, (-1,)), "int32")  # Keras hands targets to a loss as floats
+    ids = ops.reshape(targets, (-1,))
     places = ops.arange(ops.size(ids)) * ops.shape(logits)[-1] + ids
     right = ops.reshape(ops.take(ops.reshape(logits, (-1,)), places), ops.shape(targets))
     losses = ops.logsumexp(logits, axis=-1) - right

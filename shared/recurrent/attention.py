@@ -7,7 +7,14 @@ weights = softmax(score) over the memory; context = sum of weights * memory
 A sentinel is one more position, made anew at every step, for what is not in the memory: Lu et al. 2017.
 """
 
+import functools
+
+import numpy as np
+import tensorflow as tf
 from keras import layers, ops
+
+from shared.cpu import compiled, empty, on_cores, own_kernels, reduction
+from shared.recurrent.cells import tanh
 
 
 class Attention(layers.Layer):
@@ -52,7 +59,7 @@ class Attention(layers.Layer):
         """
         queries = self.query_projection(queries)
         if self.kind == "additive":
-            scores = self._score(queries[:, :, None] + keys[:, None])
+            scores = additive_scores(queries, keys, ops.cast(self.score_vector, queries.dtype))
         else:
             scores = ops.matmul(queries, ops.transpose(keys, (0, 2, 1))) / self.units**0.5
         scores = ops.where(memory_mask[:, None], ops.cast(scores, "float32"), -1e9)
@@ -67,3 +74,84 @@ class Attention(layers.Layer):
 
     def _score(self, sums):
         return ops.dot(ops.tanh(sums), ops.cast(self.score_vector, self.compute_dtype))
+
+
+# -------------------------------------------------------------------------------------------------- the additive score
+
+
+def additive_scores(queries, keys, v):
+    """v . tanh(query + key) of every query and every key of a row.
+
+    TensorFlow goes a dozen times, gradient included, over numbers for each query, key and unit. On a CPU our own code
+    keeps none of them: in the gradient the tanh is computed again, which takes less time than to read it.
+
+    Args:
+        queries: (batch, time, units). keys: (batch, positions, units). v: (units,).
+
+    Returns:
+        (batch, time, positions), differentiable once.
+    """
+    if not own_kernels(queries.dtype):
+        return ops.dot(ops.tanh(queries[:, :, None] + keys[:, None]), v)
+    call, dtype = functools.partial(tf.numpy_function, stateful=False), queries.dtype
+
+    @tf.custom_gradient
+    def run(queries, keys, v):
+        def gradient(d):
+            found = call(_scores_back, [d, queries, keys, v], (dtype,) * 3)
+            return [tf.ensure_shape(each, like.shape) for each, like in zip(found, (queries, keys, v), strict=True)]
+
+        scores = call(_scores, [queries, keys, v], dtype)
+        return tf.ensure_shape(scores, (*queries.shape[:2], keys.shape[1])), gradient
+
+    return run(queries, keys, v)
+
+
+def _scores(queries, keys, v):
+    scores = empty((*queries.shape[:2], keys.shape[1]), v.dtype)
+    on_cores(lambda rows: _row_scores(queries[rows], keys[rows], v, scores[rows]), len(scores))
+    return scores
+
+
+def _scores_back(d, queries, keys, v):
+    d_queries, d_keys = (np.zeros_like(each) for each in (queries, keys))
+
+    def work(rows):
+        d_v = np.zeros_like(v)
+        _row_scores_back(d[rows], queries[rows], keys[rows], v, d_queries[rows], d_keys[rows], d_v)
+        return d_v
+
+    return d_queries, d_keys, sum(on_cores(work, len(d)))
+
+
+@reduction
+def _row_scores(queries, keys, v, scores):
+    for row in range(len(scores)):
+        for t in range(queries.shape[1]):
+            query = queries[row, t]
+            for position in range(keys.shape[1]):
+                key, total = keys[row, position], v.dtype.type(0)
+                for k in range(len(v)):
+                    total += v[k] * tanh(query[k] + key[k])
+                scores[row, t, position] = total
+
+
+@compiled
+def _row_scores_back(d, queries, keys, v, d_queries, d_keys, d_v):
+    """Adds to all three gradients."""
+    one, past = v.dtype.type(1), np.empty_like(v)
+    for row in range(len(d)):
+        for t in range(queries.shape[1]):
+            query, d_query = queries[row, t], d_queries[row, t]
+            for position in range(keys.shape[1]):
+                key, d_key, here = keys[row, position], d_keys[row, position], d[row, t, position]
+                for k in range(len(v)):
+                    past[k] = tanh(query[k] + key[k])
+                for k in range(len(v)):
+                    d_v[k] += here * past[k]
+                for k in range(len(v)):
+                    past[k] = here * v[k] * (one - past[k] * past[k])
+                for k in range(len(v)):
+                    d_query[k] += past[k]
+                for k in range(len(v)):
+                    d_key[k] += past[k]

@@ -23,16 +23,12 @@ In mixed precision all of this is float32: in eight bits of mantissa a state wou
 """
 
 import functools
-import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
-import threadpoolctl
 
+from shared.cpu import column_sums, empty, on_cores, product
 from shared.recurrent.cells import CELLS, GRU, LAYER_NORM_LSTM, SAVED, SCALES, STATES, step, step_back
-
-LEAST_ROWS = 4  # of a batch, that are worth a core
 
 
 def unroll(cell, x, state, W, c, mask=None, kept=None, truncate=0):
@@ -69,12 +65,8 @@ def unroll(cell, x, state, W, c, mask=None, kept=None, truncate=0):
 
         def gradient(d_outputs, *d_final):
             arguments = [d_outputs, W, c, mask, kept, states, saved, *d_final]
-            dx, da, dc, d_first = call(functools.partial(_backward, cell, truncate), arguments, (dtype,) * 4)
-            dx.set_shape(x.shape)
-            d_first.set_shape((STATES[cell], *first[0].shape))
-            h, da = tf.reshape(states[0, :-1], (-1, W.shape[0])), tf.reshape(da, (-1, W.shape[1]))
-            dc = tf.ensure_shape(dc, c.shape) if cell == LAYER_NORM_LSTM else tf.reduce_sum(da, axis=0)
-            return dx, tf.matmul(h, da, transpose_a=True), dc, *tf.unstack(d_first)
+            found = call(functools.partial(_backward, cell, truncate), arguments, (dtype,) * (3 + len(first)))
+            return [tf.ensure_shape(each, like.shape) for each, like in zip(found, (x, W, c, *first), strict=True)]
 
         return (outputs, *tf.unstack(states[:, -1])), gradient
 
@@ -91,9 +83,9 @@ def _forward(cell, x, W, c, mask, kept, *first):
     """
     time, batch, _ = x.shape
     units = len(W)
-    states = np.empty((STATES[cell], 1 + time, batch, units), x.dtype)
+    states = empty((STATES[cell], 1 + time, batch, units), x.dtype)
     states[:, 0] = first
-    saved = np.empty((time, batch, SAVED[cell] * units + SCALES[cell]), x.dtype)
+    saved = empty((time, batch, SAVED[cell] * units + SCALES[cell]), x.dtype)
 
     def work(rows):
         a = np.empty_like(x[0, rows])
@@ -103,16 +95,16 @@ def _forward(cell, x, W, c, mask, kept, *first):
             now = x[t, rows], a, c, mask[t, rows], kept[t, rows]
             step(cell, *now, h[t], cells[t], h[t + 1], cells[t + 1], saved[t, rows])
 
-    _share_out(work, batch)
+    on_cores(work, batch)
     return states, saved
 
 
 def _backward(cell, truncate, d_outputs, W, c, mask, kept, states, saved, *d_final):
-    """All steps in reverse: the gradients of x and a, (time, batch, gates * units), c (see step_back), first state."""
+    """All steps in reverse: the gradients of x, W, c and the first state."""
     time, batch, _ = d_outputs.shape
     d_state = np.stack(d_final)
-    da = np.empty((time, batch, W.shape[1]), W.dtype)
-    dx = np.empty_like(da) if cell in (GRU, LAYER_NORM_LSTM) else da
+    da = empty((time, batch, W.shape[1]), W.dtype)
+    dx = empty(da.shape, W.dtype) if cell in (GRU, LAYER_NORM_LSTM) else da
 
     def work(rows):
         h, cells, dh, d_cells = states[0, :, rows], states[-1, :, rows], d_state[0, rows], d_state[-1, rows]
@@ -125,22 +117,6 @@ def _backward(cell, truncate, d_outputs, W, c, mask, kept, states, saved, *d_fin
                 dh[:] = d_cells[:] = 0
         return dc
 
-    return dx, da, sum(_share_out(work, batch)), d_state
-
-
-def _share_out(work, batch: int) -> list:
-    """What work(rows) returns for slices of the rows of a batch, on as many cores as are of use."""
-    cores, threads = _cores()
-    parts = max(1, min(cores, batch // LEAST_ROWS))
-    if parts == 1:
-        return [work(slice(batch))]
-    edges = [batch * part // parts for part in range(parts + 1)]
-    return list(threads.map(work, map(slice, edges, edges[1:])))
-
-
-@functools.cache
-def _cores() -> tuple[int, ThreadPoolExecutor]:
-    """How many cores there are, and a thread for each. From now on every product of NumPy's is formed by one core."""
-    threadpoolctl.threadpool_limits(1, user_api="blas")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return cores, ThreadPoolExecutor(cores, "bptt")
+    dc = sum(on_cores(work, batch))
+    h, da = states[0, :-1].reshape(-1, len(W)), da.reshape(-1, W.shape[1])
+    return dx, product(h.T, da), dc if cell == LAYER_NORM_LSTM else column_sums(da), *d_state

@@ -11,6 +11,8 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from shared.cpu import OPTIONS, compiled, reduction
+
 # Simple cells by their activation; the functions take positions in this tuple.
 CELLS = ("tanh", "relu", "lstm", "gru", "layer_norm_lstm")
 TANH, RELU, LSTM, GRU, LAYER_NORM_LSTM = range(5)
@@ -18,12 +20,6 @@ STATES = (1, 1, 2, 1, 2)  # h, and c of an LSTM
 SAVED = (1, 1, 5, 4, 10)  # what is kept of a step for its derivative, in units,
 SCALES = (0, 0, 0, 0, 2)  # and in single numbers
 EPSILON = 1e-5  # of layer normalisation, as in the code of its authors
-
-# No more of fastmath than the fused multiplication: NaN has to stay NaN, for it tells of a training that diverged.
-OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
-compiled = numba.njit(nogil=True, cache=True, **OPTIONS)
-# Sums in whatever order suits vector instructions.
-reduction = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 # tanh x = x p(x^2) / q(x^2) for |x| < 7.9, from where on it is 1 in float32; the coefficients are Eigen's. It takes
 # vector instructions, which the processor has none of for the exponential function.

@@ -19,6 +19,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from shared.cpu import affine
 from shared.recurrent import bptt
 from shared.recurrent.layer_norm import LayerNormLSTMCell, normalise
 
@@ -230,13 +231,11 @@ def _kernel_loop(layer, sequences, state, mask, kept, training):
     kernel, W, bias = cast(cell.kernel), cast(cell.recurrent_kernel), cast(cell.bias)
     # GRU has two biases, for the inner one is multiplied by the reset gate; the others need but one.
     b, c = (bias[0], bias[1]) if len(bias.shape) == 2 else (bias, ops.zeros_like(bias))
-    # One product for all steps; flat, for a batched one would broadcast U.
-    x = tf.matmul(tf.reshape(sequences, [-1, kernel.shape[0]]), kernel)
     if isinstance(layer, LayerNormLSTM):
-        x = normalise(x) * cast(cell.input_gain)
+        x = normalise(affine(sequences, kernel, ops.zeros_like(b))) * cast(cell.input_gain) + b
         c = tf.concat([cast(weight) for weight in (cell.recurrent_gain, cell.cell_gain, cell.cell_bias)], axis=0)
-    x = x + b
-    x = tf.reshape(x, [tf.shape(sequences)[0], tf.shape(sequences)[1], kernel.shape[1]])
+    else:
+        x = affine(sequences, kernel, b)
     return bptt.unroll(layer.equations, x, tuple(state), W, c, mask, kept, layer.truncate)
 
 

@@ -12,6 +12,7 @@ where the decoder can also be fed [embedding(y_{t-1}), summary].
 import keras
 from keras import layers, ops
 
+from shared.cpu import affine
 from shared.recurrent.decoder import AttentionDecoder
 
 
@@ -26,9 +27,7 @@ def word_embedding(size, units, **arguments) -> layers.Embedding:
 
 def word_scores(outputs, embeddings, bias):
     """Scores (..., words) of all words, float32, for outputs (..., units), embeddings (words, units), bias (words,)."""
-    # One flat product: a batched one would broadcast the matrix.
-    flat = ops.matmul(ops.reshape(outputs, (-1, outputs.shape[-1])), ops.transpose(ops.cast(embeddings, outputs.dtype)))
-    return ops.reshape(ops.cast(flat, "float32") + bias, (*ops.shape(outputs)[:-1], bias.shape[0]))
+    return affine(outputs, ops.cast(embeddings, outputs.dtype), bias, transposed=True)
 
 
 class Writer(layers.Layer):

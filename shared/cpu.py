@@ -1,0 +1,237 @@
+"""Matrix products and cross-entropy on the cores of a CPU, for all that is computed for whole sequences at once.
+
+TensorFlow's own product packs and shares out its work in ways that cost as much again where a matrix is small, and its
+cross-entropy goes over scores of many words a dozen times. Here OpenBLAS, which comes with NumPy, forms the products,
+each core those of a share of the rows, and the cross-entropy of a row is computed while the row is in the cache.
+
+`on_cores` shares out work; `affine` and `cross_entropy` are operations of TensorFlow, with their gradients. XLA cannot
+compile them; where there is a GPU, TensorFlow's own are taken.
+"""
+
+import functools
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import tensorflow as tf
+import threadpoolctl
+from llvmlite import ir
+from numba.extending import intrinsic, overload
+
+LEAST_ROWS = 4  # that are worth a core
+FEW_ROWS = 16  # of a product, of which each core could hardly use what it reads of the other matrix
+ALIGNMENT = 64  # bytes; TensorFlow copies arrays that begin elsewhere
+
+# No more of fastmath than the fused multiplication: NaN has to stay NaN, for it tells of a training that diverged.
+OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
+compiled = numba.njit(nogil=True, cache=True, **OPTIONS)
+# Sums in whatever order suits vector instructions.
+reduction = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+
+
+def on_cores(work, rows: int) -> list:
+    """What work(part) returns for slices of the rows, on as many cores as are of use."""
+    cores, threads = _cores()
+    parts = max(1, min(cores, rows // LEAST_ROWS))
+    if parts == 1:
+        return [work(slice(rows))]
+    edges = [rows * part // parts for part in range(parts + 1)]
+    return list(threads.map(work, map(slice, edges, edges[1:])))
+
+
+@functools.cache
+def _cores() -> tuple[int, ThreadPoolExecutor]:
+    """How many cores there are, and a thread for each. From now on every product of NumPy's is formed by one core."""
+    threadpoolctl.threadpool_limits(1, user_api="blas")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores, ThreadPoolExecutor(cores, "cores")
+
+
+def empty(shape, dtype) -> np.ndarray:
+    """As np.empty, of memory that TensorFlow takes over as it is."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    found = np.empty(size + ALIGNMENT, np.uint8)
+    start = -found.ctypes.data % ALIGNMENT
+    return found[start : start + size].view(dtype).reshape(shape)
+
+
+def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+    """a b + bias, for NumPy's arrays; each core forms a share of the rows, or of the columns where rows are few."""
+    found = empty((a.shape[0], b.shape[1]), a.dtype)
+
+    def some_rows(part):
+        np.dot(a[part], b, out=found[part])
+        if bias is not None:
+            found[part] += bias
+
+    def some_columns(part):
+        found[:, part] = np.dot(a, b[:, part])
+        if bias is not None:
+            found[:, part] += bias[part]
+
+    on_cores(*((some_columns, b.shape[1]) if len(a) < FEW_ROWS else (some_rows, len(a))))
+    return found
+
+
+def column_sums(a: np.ndarray) -> np.ndarray:
+    """The sum of all rows, as a product, which is faster than NumPy's sum."""
+    return np.dot(np.ones(len(a), a.dtype), a)
+
+
+def own_kernels(dtype) -> bool:
+    """Whether this module computes what is of this dtype; else TensorFlow does."""
+    return dtype in (tf.float32, tf.float64) and not tf.config.list_physical_devices("GPU")
+
+
+def affine(x, kernel, bias, transposed=False):
+    """x kernel + bias over the last axis, the flat product of all rows of a batch and all their steps.
+
+    Args:
+        x: (..., inputs). kernel: (inputs, outputs), or the other way around if `transposed`; of the same dtype.
+        bias: (outputs,).
+
+    Returns:
+        (..., outputs) of the bias' dtype, differentiable once.
+    """
+    inputs, outputs = kernel.shape[::-1] if transposed else kernel.shape
+    flat, shape = tf.reshape(x, (-1, inputs)), (*tf.unstack(tf.shape(x)[:-1]), outputs)
+    if own_kernels(x.dtype):
+        found = _affine(flat, *map(tf.convert_to_tensor, (kernel, bias)), transposed)
+    else:
+        found = tf.cast(tf.matmul(flat, kernel, transpose_b=transposed), bias.dtype) + bias
+    return tf.ensure_shape(tf.reshape(found, shape), (*x.shape[:-1], outputs))
+
+
+def _affine(x, kernel, bias, transposed):
+    call = functools.partial(tf.numpy_function, stateful=False)
+
+    def forward(x, kernel, bias):
+        return product(x, kernel.T if transposed else kernel, bias)
+
+    def backward(d, x, kernel):
+        dx = product(d, kernel if transposed else kernel.T)
+        return dx, product(d.T, x) if transposed else product(x.T, d), column_sums(d)
+
+    @tf.custom_gradient
+    def run(x, kernel, bias):
+        def gradient(d):
+            found = call(backward, [d, x, kernel], (x.dtype,) * 3)
+            return [tf.ensure_shape(each, like.shape) for each, like in zip(found, (x, kernel, bias), strict=True)]
+
+        return tf.ensure_shape(call(forward, [x, kernel, bias], x.dtype), (x.shape[0], *bias.shape)), gradient
+
+    return run(x, kernel, bias)
+
+
+def cross_entropy(ids, scores, smoothing):
+    """log sum_v exp(score_v) - (1 - e) score_id - e mean_v(score_v) for each id, with e = smoothing.
+
+    Args:
+        ids: (...) int32. scores: (..., words), float32 or float64. smoothing: e, a number.
+
+    Returns:
+        (...) in nats, differentiable once with respect to the scores.
+    """
+    call, shape, dtype = functools.partial(tf.numpy_function, stateful=False), ids.shape, scores.dtype
+
+    @tf.custom_gradient
+    def run(scores):
+        losses, totals = call(functools.partial(_losses, smoothing), [ids, scores], (dtype, dtype))
+
+        def gradient(d):
+            arguments = [d, ids, scores, totals]
+            return tf.ensure_shape(call(functools.partial(_losses_back, smoothing), arguments, dtype), scores.shape)
+
+        return tf.ensure_shape(losses, shape), gradient
+
+    return run(scores)
+
+
+def _losses(smoothing, ids, scores):
+    """The losses, and what of them is the logarithm of the sum."""
+    words, found = scores.shape[-1], [empty(ids.shape, scores.dtype) for _ in range(2)]
+    if ids.size and not 0 <= ids.min() <= ids.max() < words:
+        raise IndexError(f"ids from {ids.min()} to {ids.max()} for {words} scores")
+    ids, scores, losses, totals = ids.ravel(), scores.reshape(-1, words), *(each.ravel() for each in found)
+
+    def work(rows):
+        tops = scores[rows].max(axis=-1)
+        _row_losses(scores.dtype.type(smoothing), ids[rows], scores[rows], tops, losses[rows], totals[rows])
+
+    on_cores(work, len(ids))
+    return found
+
+
+def _losses_back(smoothing, d, ids, scores, totals):
+    words, found = scores.shape[-1], empty(scores.shape, scores.dtype)
+    d, ids, totals, scores, gradients = (
+        *map(np.ravel, (d, ids, totals)),
+        scores.reshape(-1, words),
+        found.reshape(-1, words),
+    )
+
+    def work(rows):
+        _row_losses_back(scores.dtype.type(smoothing), d[rows], ids[rows], scores[rows], totals[rows], gradients[rows])
+
+    on_cores(work, len(ids))
+    return found
+
+
+@reduction
+def _row_losses(smoothing, ids, scores, tops, losses, totals):
+    zero, one, words = scores.dtype.type(0), scores.dtype.type(1), scores.dtype.type(scores.shape[1])
+    for row in range(len(ids)):
+        of_words, top, powers, total = scores[row], tops[row], zero, zero
+        for k in range(len(of_words)):
+            powers += exp(of_words[k] - top)
+        totals[row] = top + math.log(powers)
+        losses[row] = totals[row] - (one - smoothing) * of_words[ids[row]]
+        if smoothing:
+            for k in range(len(of_words)):
+                total += of_words[k]
+            losses[row] -= smoothing * (total / words)
+
+
+@compiled
+def _row_losses_back(smoothing, d, ids, scores, totals, gradients):
+    """d (softmax(scores) - (1 - e) one-hot(id) - e / words)."""
+    one, share = scores.dtype.type(1), smoothing / scores.dtype.type(scores.shape[1])
+    for row in range(len(ids)):
+        of_words, gradient, here, total = scores[row], gradients[row], d[row], totals[row]
+        for k in range(len(of_words)):
+            gradient[k] = here * (exp(of_words[k] - total) - share)
+        gradient[ids[row]] -= here * (one - smoothing)
+
+
+# exp x = 2^n exp r with r = x - n log 2 in [-log 2 / 2, log 2 / 2]; the polynomial is Cephes'. Below -88 it is 0.
+LOG2_E, LEAST = np.float32(1.44269504088896341), np.float32(-88.0)
+LOG_2 = np.float32(0.693359375), np.float32(-2.12194440e-4)  # in two parts, so that the difference is exact
+E = tuple(map(np.float32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1)))
+ONE, HALF = np.float32(1), np.float32(0.5)
+
+
+@intrinsic
+def _power_of_two(typing, bits):
+    """The float32 that has these bits, an int32."""
+    return numba.float32(numba.int32), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.FloatType()
+    )
+
+
+def exp(x):
+    """Of what is not above 0, inside compiled code only: for the processor's vector instructions, as `cells.tanh`."""
+    return math.exp(x)
+
+
+@overload(exp, jit_options=OPTIONS)
+def _exp(x):
+    def powers(x):
+        x = LEAST if x < LEAST else x
+        n = np.floor(LOG2_E * x + HALF)
+        r = (x - n * LOG_2[0]) - n * LOG_2[1]
+        p = ((((E[0] * r + E[1]) * r + E[2]) * r + E[3]) * r + E[4]) * r + HALF
+        return (p * r * r + r + ONE) * _power_of_two((np.int32(n) + np.int32(127)) << np.int32(23))
+
+    return powers if x == numba.float32 else lambda x: math.exp(x)

@@ -1,0 +1,143 @@
+"""What is computed on a CPU by code of our own equals TensorFlow's, gradients included, whatever the shapes."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared import cpu
+from shared.recurrent.attention import additive_scores
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+shapes = st.lists(st.integers(1, 40), min_size=0, max_size=2)
+
+
+def compare(own, plain, arguments, dtype="float32"):
+    """Whether two functions of the same arrays have the same results and gradients, in a graph and without."""
+    arrays = [tf.constant(array, dtype) for array in arguments]
+    exact = [tf.constant(array, "float64") for array in arguments]
+    expected = results(plain, exact)
+    for function in (own, tf.function(own, autograph=False)):
+        for found, true in zip(results(function, arrays), expected, strict=True):
+            assert found.dtype == dtype and found.shape == true.shape
+            scale = np.abs(true).max(initial=1.0)
+            np.testing.assert_allclose(found, true, atol=TOLERANCE[dtype] * scale, rtol=TOLERANCE[dtype])
+
+
+def results(function, arrays):
+    """What the function returns, and the gradients of a sum of it with weights that all differ."""
+    with tf.GradientTape() as tape:
+        tape.watch(arrays)
+        found = function(*arrays)
+        weights = tf.reshape(tf.cos(tf.range(tf.size(found), dtype="float64")), tf.shape(found))
+        total = tf.reduce_sum(found * tf.cast(weights, found.dtype))
+    return [found, *tape.gradient(total, arrays)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(shapes, st.integers(1, 30), st.integers(1, 30), st.booleans(), st.sampled_from(sorted(TOLERANCE)))
+def test_an_affine_map_is_product_and_sum(leading, inputs, outputs, transposed, dtype):
+    rng = np.random.default_rng(1)
+    kernel = rng.normal(size=(outputs, inputs) if transposed else (inputs, outputs))
+    arguments = rng.normal(size=(*leading, 1, inputs)), kernel, rng.normal(size=outputs)
+
+    def plain(x, kernel, bias):
+        return tf.matmul(x, tf.broadcast_to(kernel, (*leading, *kernel.shape)), transpose_b=transposed) + bias
+
+    compare(lambda *each: cpu.affine(*each, transposed=transposed), plain, arguments, dtype)
+
+
+def test_an_affine_map_of_half_precision_has_the_precision_of_its_bias():
+    x, kernel = (tf.ones(shape, "bfloat16") for shape in ((2, 3, 4), (4, 5)))
+    assert cpu.affine(x, kernel, tf.ones(5)).dtype == "float32"
+    np.testing.assert_array_equal(cpu.affine(x, kernel, tf.ones(5)), np.full((2, 3, 5), 5))
+
+
+@settings(max_examples=30, deadline=None)
+@given(shapes, st.integers(1, 70), st.sampled_from([0.0, 0.1, 0.7]), st.sampled_from(sorted(TOLERANCE)))
+def test_cross_entropy_equals_its_definition(leading, words, smoothing, dtype):
+    rng = np.random.default_rng(1)
+    ids = rng.integers(0, words, leading).astype(np.int32)
+    target = (1 - smoothing) * np.eye(words)[ids] + smoothing / words
+
+    def plain(scores):
+        return -tf.reduce_sum(target * tf.nn.log_softmax(scores), axis=-1)
+
+    scores = rng.normal(0, 8, (*leading, words))
+    compare(lambda scores: cpu.cross_entropy(tf.constant(ids), scores, smoothing), plain, [scores], dtype)
+
+
+def cross_entropy(ids, scores, smoothing=0.0):
+    scores = tf.constant(scores, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(scores)
+        losses = cpu.cross_entropy(tf.constant(ids), scores, smoothing)
+    return losses.numpy(), tape.gradient(losses, scores).numpy()
+
+
+@pytest.mark.parametrize("far", [1e2, 1e4, 3e38, np.inf])
+def test_scores_that_are_far_below_have_no_share(far):
+    losses, gradient = cross_entropy([0, 0], [[5.0, -far, 5.0], [-far, -far, 5.0]])
+    np.testing.assert_allclose(losses, [math.log(2), far], rtol=0.06)
+    np.testing.assert_allclose(gradient, [[-0.5, 0, 0.5], [-1, 0, 1]], atol=1e-6)
+
+
+def test_the_exponential_function_is_as_exact_as_its_type():
+    x = np.linspace(-87, 0, 100_001, dtype=np.float32)
+    _, gradient = cross_entropy([1], [[*x, 50.0]])
+    expected = np.exp((x - np.float32(50)).astype(np.float64))
+    seen = expected > 1e-37
+    seen[1] = False
+    np.testing.assert_allclose(gradient[0, :-1][seen], expected[seen], rtol=3e-7)
+
+
+@pytest.mark.parametrize("strange", [np.nan, np.inf])
+def test_what_is_no_number_is_no_loss(strange):
+    losses, gradient = cross_entropy([0, 0], [[strange, 1.0], [0.0, 1.0]])
+    assert not np.isfinite(losses[0]) and np.isfinite(losses[1])
+    assert np.isnan(gradient[0]).any() and np.isfinite(gradient[1]).all()
+
+
+@pytest.mark.parametrize("ids", [[0, 3], [-1, 0]])
+def test_ids_without_a_score_are_refused(ids):
+    with pytest.raises(Exception, match="for 3 scores"):
+        cross_entropy(ids, np.zeros((2, 3)))
+
+
+def test_nothing_has_no_cross_entropy():
+    losses, gradient = cross_entropy(np.zeros((0, 4), np.int32), np.zeros((0, 4, 5)))
+    assert losses.shape == (0, 4) and gradient.shape == (0, 4, 5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 6), st.integers(1, 6), st.integers(1, 20), st.sampled_from(sorted(TOLERANCE)))
+def test_additive_scores_equal_their_definition(batch, time, positions, units, dtype):
+    rng = np.random.default_rng(1)
+    arguments = [rng.normal(size=shape) for shape in ((batch, time, units), (batch, positions, units), units)]
+
+    def plain(queries, keys, v):
+        return tf.linalg.matvec(tf.tanh(queries[:, :, None] + keys[:, None]), v)
+
+    compare(additive_scores, plain, arguments, dtype)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 64])
+def test_work_is_shared_out_without_a_gap(rows):
+    done = np.zeros(rows, int)
+
+    def work(part):
+        done[part] += 1
+        return len(done[part])
+
+    assert sum(cpu.on_cores(work, rows)) == rows and np.all(done == 1)
+
+
+def test_tensorflow_takes_arrays_over_without_a_copy():
+    array = cpu.empty((3, 100, 100), np.float32)
+    assert array.ctypes.data % 64 == 0 and array.shape == (3, 100, 100) and array.flags["C_CONTIGUOUS"]
+    taken = tf.function(lambda: tf.numpy_function(lambda: array, [], tf.float32))()
+    array[:] = 7
+    np.testing.assert_array_equal(taken, 7)
