@@ -64,8 +64,17 @@ class OwnLoop:
         own = ("use_bptt", "weight_drop", "truncate", "zoneout")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
-    def step(self, inputs, state, kept=None, training=False):
-        """One step: inputs (batch, features) and state, h first -> the new state, as a list.
+    def step(self, inputs, state):
+        """One step at inference: inputs (batch, features) and state, h first -> the new state, as a list."""
+        if kernel_of(self) != "bptt":
+            return self.cell_step(inputs, state)
+        kept = self.draw_kept(1, tf.shape(inputs)[0], training=False)
+        inputs, *state = map(tf.convert_to_tensor, (inputs, *state))
+        _, state = _kernel_loop(self, inputs[None], state, None, kept, training=False)
+        return list(state)
+
+    def cell_step(self, inputs, state, kept=None, training=False):
+        """As `step`, by a call of the cell.
 
         Args:
             kept: (batch, units of all parts of the state), the share of the old state in the new one; None for the
@@ -79,7 +88,7 @@ class OwnLoop:
         return [share * old + (1 - share) * part for share, old, part in zip(shares, state, new, strict=True)]
 
     def draw_kept(self, time, batch, training):
-        """See `step`, for all steps: (time, batch, units of all parts of the state), None without zoneout."""
+        """See `cell_step`, for all steps: (time, batch, units of all parts of the state), None without zoneout."""
         if not self.zoneout:
             return None
         shape = (time, batch, sum(keras.tree.flatten(self.state_size)))
@@ -249,7 +258,7 @@ def _cell_loop(layer, sequences, state, mask, kept, training):
         output, *state = before
         inputs, shown, cut, kept = now
         state = [tf.where(cut, tf.stop_gradient(part), part) for part in state]
-        new = layer.step(inputs, state, kept, training)
+        new = layer.cell_step(inputs, state, kept, training)
         new = [tf.where(shown, new, old) for new, old in zip(new, state, strict=True)]
         hidden = tf.zeros_like(output) if layer.zero_output_for_mask else output
         return tf.where(shown, new[0], hidden), *new

@@ -1,4 +1,4 @@
-"""The corpus of pictures: scenes flow in; shards of pictures, with captions and the boxes of the objects, flow out.
+"""Pictures of scenes: a seed flows in; a scene, its objects' boxes, the picture and all true captions flow out.
 
 `judge` says whether any caption is true of what is seen in a picture.
 """
@@ -7,19 +7,16 @@ import dataclasses
 import io
 import itertools
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image
 
 from . import english, german
 from .grammar import CONVERSES, SPLITS, Grammar, Scene, as_told, can_tell, split_of, words
 from .layout import FINE, MAX_OBJECTS, SIZE, Box, Item, holds, lay_out
-from .text import TextConfig
 
 # Weights before scenes with too many objects or no layout are left out: shares of 0.37, 0.39 and 0.24 are what is left.
 GRAMMAR = Grammar({"existence": 0.45, "statement": 1.0, "chain": 3.0})
@@ -34,16 +31,16 @@ COLOURS = {
 # ------------------------------------------------------------------------------------------------------------- drawing
 
 
-def pictures(split: str, seed: int) -> Iterator[tuple[Scene, list[list[Box]], Image.Image]]:
-    """An endless stream of scenes of one split, the boxes of their objects in shares of the picture, and pictures."""
-    rng = np.random.default_rng([seed, SPLITS.index(split)])
+def draw(split: str, seed: int, position: int) -> tuple[Scene, list[list[Box]], Image.Image]:
+    """A scene of a split, the boxes of its objects in shares of the picture, and the picture; for each position one."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), position])
     while True:
         scene = GRAMMAR.sample(rng)
         if is_drawable(scene) and split_of(min(same_scenes(scene), key=repr)) == split:
             layout = lay_out(scene, rng)
             if layout is not None:
                 boxes = [[item.share for item in items] for items in layout]
-                yield scene, boxes, paint(scene, layout, background(rng), rng)
+                return scene, boxes, paint(scene, layout, background(rng), rng)
 
 
 def is_drawable(scene: Scene) -> bool:
@@ -185,78 +182,19 @@ def _nouns(
     ]
 
 
-# --------------------------------------------------------------------------------------------------------------- corpus
+# ------------------------------------------------------------------------------------------------------------- examples
 
 
-@dataclasses.dataclass
-class PicturesConfig(TextConfig):
-    """Number of pictures of each split, and the seed that draws them."""
-
-    train: int = 4000
-    valid: int = 500
-    test: int = 500
-
-
-class TinyWorldPictures(tfds.core.GeneratorBasedBuilder):
-    """Scenes drawn, and told in English and in German; no two of "train", "valid" and "test" have one in common.
-
-    An example is {"id": int64 (position in its split), "name": string, "picture": string (PNG, RGB, `SIZE` pixels
-    square), "english" and "german": string (captions,), "scene": string (JSON of what `described` returns)}. The
-    captions are all that tell the scene. A larger split begins with the examples of a smaller one of the same seed.
-    Needs a `PicturesConfig` as `config`.
-    """
-
-    # To be raised whenever scenes, captions or pictures change: it tells caches apart.
-    VERSION = tfds.core.Version("1.4.0")
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        texts = {name: tfds.features.Text() for name in ("name", "scene")}
-        told = {name: tfds.features.Sequence(tfds.features.Text()) for name in ("english", "german")}
-        picture = tfds.features.Tensor(shape=(), dtype=np.str_)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Pictures of coloured shapes, told in English and in German.",
-            features=tfds.features.FeaturesDict({"id": np.int64, "picture": picture, **texts, **told}),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager):
-        del dl_manager  # nothing is downloaded
-        return {split: self._generate_examples(split) for split in SPLITS}
-
-    def _generate_examples(self, split):
-        config = self.builder_config
-        drawn = itertools.islice(pictures(split, config.seed), getattr(config, split))
-        for position, (scene, boxes, picture) in enumerate(drawn):
-            yield (
-                position,
-                {
-                    "id": position,
-                    "name": f"picture-{position:05d}.png",
-                    "picture": _png(picture),
-                    "english": captions(scene, english),
-                    "german": captions(scene, german),
-                    "scene": json.dumps(described(scene, boxes)),
-                },
-            )
-
-
-def _png(picture: Image.Image) -> bytes:
+def example(split: str, seed: int, position: int) -> dict:
+    """What the corpus has of a picture, see `picture_corpus.TinyWorldPictures`."""
+    scene, boxes, picture = draw(split, seed, position)
     file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
-
-
-def prepare_pictures(cache_dir: str | os.PathLike, size: int, seed: int) -> TinyWorldPictures:
-    """The builder of `size` training, 500 validation and 500 test pictures, prepared on the first call.
-
-    Of a corpus smaller than 500, validation and test have `size` pictures, too.
-
-    Args:
-        cache_dir: folder, made where missing; corpora of other sizes and seeds can lie in the same one.
-    """
-    held_out = min(size, PicturesConfig.valid)
-    config = PicturesConfig(train=size, valid=held_out, test=held_out, seed=seed)
-    builder = TinyWorldPictures(data_dir=cache_dir, config=config)
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-    return builder
+    picture.save(file, "PNG", compress_level=1)
+    return {
+        "id": position,
+        "name": f"picture-{position:05d}.png",
+        "picture": file.getvalue(),
+        "english": captions(scene, english),
+        "german": captions(scene, german),
+        "scene": json.dumps(described(scene, boxes)),
+    }

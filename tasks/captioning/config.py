@@ -41,7 +41,7 @@ class DataConfig:
     batch_size: int = 64  # captions
     captions_per_picture: int = 1  # that a batch holds of each picture, which is seen once for all of them
     curriculum_passes: int = 0  # at the beginning, over which pictures with longer captions come in by and by
-    sort_pool: int = 20  # batches that are sorted by length together
+    sort_pool: int = 20  # batches that are sorted by length together; 1 where an encoder is trained from scratch
     on_error: str = "stop"  # stop | skip, at a picture or caption that cannot be used
 
     def check(self) -> None:
@@ -107,7 +107,7 @@ class ModelConfig:
     feed_summary: bool = False  # whether what the picture is as a whole is read beside every word
     gate: str = "none"  # none | gate | sentinel: how a word that no region shows is written
     attention_penalty: float = 0.0  # weight of the doubly stochastic regularisation
-    attention_supervision: float = 0.0  # weight of telling the attention where what a word names is; tiny world
+    attention_supervision: float = 0.0  # weight of telling where what a word names is to be seen; tiny world
     look_alikes: bool = False  # whether each region also knows how much of the picture looks like it, and where
     coordinates: float = 0.0  # beside what a region shows where it is: 0 at the centre, this at the edges
     tie_embeddings: bool = True
@@ -117,6 +117,11 @@ class ModelConfig:
     dropout_layers: float = 0.0
     scheduled_sampling: float = 0.0  # share of the words read in training that the model wrote itself
     start_from: str = ""  # run of this task whose weights this training starts from
+
+    @property
+    def normalises_batches(self) -> bool:
+        """Whether the encoder is trained with the statistics of each batch; those that come trained keep theirs."""
+        return self.encoder == OWN_ENCODER and self.train_encoder
 
     def check(self) -> None:
         """Raises UserError for an unknown kind, a size below one, or options that need attention without any."""

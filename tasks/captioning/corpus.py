@@ -51,9 +51,9 @@ def prepare(config: CaptioningConfig) -> Corpus:
 
 
 def _tiny_world(data: DataConfig) -> Corpus:
-    from shared.tiny_world import pictures
+    from shared.tiny_world import picture_corpus
 
-    builder = corpora.built(lambda: pictures.prepare_pictures(data.cache, data.size, TINY_WORLD_SEED), data.cache)
+    builder = corpora.built(lambda: picture_corpus.prepare_pictures(data.cache, data.size, TINY_WORLD_SEED), data.cache)
     return _prepared(builder, f"tiny world {data.language}", TINY_WORLD_FEATURES[data.language])
 
 

@@ -38,6 +38,9 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
     lengths = [max(map(len, ids), default=0) for ids in captions]
     pictures = np.array([i for i in np.argsort(lengths, kind="stable") if captions[i]], np.int64)
     data, seed, steps = config.data, config.training.seed, steps_per_pass(config, corpus, features)
+    # Captions of one length are of pictures with as many things. Where the encoder normalises by what a batch shows,
+    # that would tell it what it has to find out, and what no single picture tells it later.
+    pool = 1 if config.model.normalises_batches else data.sort_pool
 
     def choose(picture, pass_seed):
         """Which captions of a picture a pass shows, and the length of the longest."""
@@ -53,7 +56,7 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
             return {"picture": picture, "chosen": chosen, "length": length}
 
         return length_sorted_batches(
-            pictures.map(example), lambda rows: rows["length"].flat_values, per_batch(data), data.sort_pool, pass_seed
+            pictures.map(example), lambda rows: rows["length"].flat_values, per_batch(data), pool, pass_seed
         )
 
     def collate(number, some, chosen):

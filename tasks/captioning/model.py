@@ -45,6 +45,7 @@ class Captioner(keras.Model):
         self.rows, self.columns, self.channels = self.encoder.regions if self.encoder else regions
         self.projection = layers.Dense(config.memory_units, activation="relu", name="projection")
         self.look_alikes = LookAlikes(config.memory_units, self._centres()) if config.look_alikes else None
+        self.naming = layers.Dense(size, name="naming") if config.attention_supervision else None
         self.memory_dropout = layers.Dropout(config.dropout_memory)
         self.writer = Writer(
             size, config.embedding_units, config.tie_embeddings,
@@ -62,8 +63,10 @@ class Captioner(keras.Model):
         self.projection.build((None, None, self.channels + self.rows + self.columns))
         if self.look_alikes:
             self.look_alikes.build((None, None, self.channels))
-        across = 2 if self.config.coordinates else 0
-        self.writer.build(2 * self.config.memory_units, self.config.memory_units + across)
+        if self.naming:
+            self.naming.build((None, None, self.config.memory_units))
+        units, kinds, across = self.config.memory_units, int(self.config.look_alikes), 2 * bool(self.config.coordinates)
+        self.writer.build(2 * units + kinds, units + across)
         self.built = True
 
     def see(self, seen, copies=1, training=None):
@@ -80,10 +83,11 @@ class Captioner(keras.Model):
         """
         regions = self.encoder(seen, training=training) if self.encoder else seen
         memory = self.projection(self._beside(regions, self._one_hot()))
+        further = []
         if self.look_alikes:
-            memory = self.look_alikes(memory, regions)
+            memory, *further = self.look_alikes(memory, regions)
         memory = self.memory_dropout(memory, training=training)
-        summary = ops.concatenate([ops.mean(memory, axis=1), ops.max(memory, axis=1)], axis=-1)
+        summary = ops.concatenate([ops.mean(memory, axis=1), ops.max(memory, axis=1), *further], axis=-1)
         if self.config.coordinates:
             memory = self._beside(memory, self.config.coordinates * (2 * self._centres() - 1))
         state = self.writer.begin([summary] * (2 if self.config.cell == "lstm" else 1), memory)
@@ -126,9 +130,23 @@ class Captioner(keras.Model):
         logits, weights = self.writer.read(tokens, *view, training)
         if training and self.config.attention_penalty:
             self.add_loss(self.config.attention_penalty * unevenness(weights, targets))
-        if training and self.config.attention_supervision:
-            self.add_loss(self.config.attention_supervision * straying(weights, inputs["places"], self._centres()))
+        if training and self.naming:
+            inside = ops.cast(regions_inside(inputs["places"], self._centres()), "float32")
+            misnaming = self._misnaming(view[1], inside, targets)
+            self.add_loss(self.config.attention_supervision * (straying(weights, inside) + misnaming))
         return token_cross_entropy(targets, logits, self.label_smoothing if training else 0.0)
+
+    def _misnaming(self, memory, inside, targets):
+        """Cross-entropy of the words given the mean of the regions where they are to be seen, and nothing else.
+
+        It is a short way to the encoder: what is said of a region is learned from it before the attention finds it.
+
+        Args:
+            memory: (captions, regions, units ...). inside: see `straying`. targets: (captions, time) ids.
+        """
+        inside = inside / ops.maximum(ops.sum(inside, axis=-1, keepdims=True), 1.0)
+        seen = ops.matmul(inside, ops.cast(memory[..., : self.config.memory_units], "float32"))
+        return mean_where(ops.any(inside > 0, axis=-1), token_cross_entropy(targets, self.naming(seen)))
 
     def _with_own_words(self, tokens, view):
         """Tokens of which some are drawn from what the model itself would have written there.
@@ -181,8 +199,9 @@ class LookAlikes(layers.Layer):
     Prügel-Bennett 2018); and how many there are is said before anything else of them, when there is nothing yet to look
     for all of them by. Where a region knows of all that are like it, to look at one will do.
 
-    Regions are alike whose projections point the same way. Softmax of the cosine, times SHARPNESS, are the shares in
-    which the places are averaged (compare Wang et al. 2018, "Non-local neural networks").
+    Regions are alike whose projections point the same way: by exp(SHARPNESS (cosine - 1)), from 1 down to almost 0.
+    Since each adds 1 / (how many are like it), the sum over all regions is the number of kinds. Compare Wang et al.
+    2018, "Non-local neural networks".
 
     Args:
         units: of the memory, before and after.
@@ -206,22 +225,22 @@ class LookAlikes(layers.Layer):
         self.built = True
 
     def call(self, memory, regions):
-        """The memory (batch, regions, units) that knows more, of one and the regions (batch, regions, channels)."""
-        told = ops.cast(self.alike(ops.cast(self.look(regions), "float32")), memory.dtype)
-        return self.out(ops.concatenate([memory, told], axis=-1))
+        """The memory (batch, regions, units) that knows more, of one and the regions (batch, regions, channels); and
+        (batch, 1) how many kinds of things the picture shows, the ground among them."""
+        amount, off = self.alike(ops.cast(self.look(regions), "float32"))
+        kinds = ops.sum(1.0 / amount, axis=1)
+        told = ops.concatenate([amount / 10.0, ops.log(amount), 8.0 * off, 8.0 * ops.abs(off)], axis=-1)
+        memory = self.out(ops.concatenate([memory, ops.cast(told, memory.dtype)], axis=-1))
+        return memory, ops.cast(kinds, memory.dtype)
 
     def alike(self, looks):
-        """(batch, regions, TOLD): the amount and its logarithm; how far off its centre is, with the sign and without.
-
-        The amount is in regions: 1 where nothing else is alike. All in sizes that suit a network: divided by ten, and
-        distances times eight.
-        """
+        """How many regions are like each, itself among them, (batch, regions, 1); how far off its centre is the centre
+        of them all, (batch, regions, 2), in shares of the picture."""
         looks = looks * ops.rsqrt(ops.sum(ops.square(looks), axis=-1, keepdims=True) + 1e-6)
-        scores = self.SHARPNESS * (ops.matmul(looks, ops.transpose(looks, (0, 2, 1))) - 1.0)
-        amount = ops.logsumexp(scores, axis=-1, keepdims=True)
-        centres = ops.convert_to_tensor(self.centres[np.newaxis], "float32")
-        off = 8.0 * (ops.matmul(ops.softmax(scores), ops.repeat(centres, ops.shape(scores)[0], axis=0)) - centres)
-        return ops.concatenate([ops.exp(amount) / 10.0, amount, off, ops.abs(off)], axis=-1)
+        shares = ops.exp(self.SHARPNESS * (ops.matmul(looks, ops.transpose(looks, (0, 2, 1))) - 1.0))
+        amount = ops.sum(shares, axis=-1, keepdims=True)
+        centres = ops.convert_to_tensor(self.centres, "float32")
+        return amount, ops.matmul(shares, ops.repeat(centres[None], ops.shape(shares)[0], axis=0)) / amount - centres
 
 
 def unevenness(weights, targets):
@@ -234,19 +253,31 @@ def unevenness(weights, targets):
     return ops.mean(ops.sum(ops.square(1.0 - ops.sum(weights * real, axis=1)), axis=-1))
 
 
-def straying(weights, places, centres):
+def regions_inside(places, centres):
+    """Which regions have their centre in a box: boolean (captions, time, regions).
+
+    Args:
+        places: boxes (captions, time, boxes, 4) of each word, left, top, right, bottom. centres: (regions, 2), x and y.
+    """
+    x, y = (ops.convert_to_tensor(each, "float32") for each in centres.T)
+    left, top, right, bottom = ops.split(ops.cast(places, "float32"), 4, axis=-1)
+    return ops.any((left <= x) & (x < right) & (top <= y) & (y < bottom), axis=2)
+
+
+def straying(weights, inside):
     """How little the attention looks at where it is told to, after Liu et al. 2017 ("Attention correctness").
 
     They ask for one distribution over the regions; here it is free which regions of an object are looked at: the loss
-    is -log of the weight on all whose centre lies in one of the boxes, its mean over the words that have such regions.
+    is -log of the weight on all of them, its mean over the words that have such regions.
 
     Args:
-        weights: attention (captions, time, regions).
-        places: boxes (captions, time, boxes, 4) of each word, left, top, right, bottom. centres: (regions, 2), x and y.
+        weights: attention (captions, time, regions). inside: as many, 1 for the regions where to look, else 0.
     """
-    low, high = ops.split(ops.cast(places, "float32")[:, :, None], 2, axis=-1)  # (captions, time, 1, boxes, 2)
-    centres = ops.convert_to_tensor(centres[:, np.newaxis], "float32")
-    inside = ops.any(ops.all((low <= centres) & (centres < high), axis=-1), axis=-1)
-    told = ops.cast(ops.any(inside, axis=-1), "float32")
-    there = ops.sum(ops.cast(weights, "float32") * ops.cast(inside, "float32"), axis=-1)
-    return ops.sum(-ops.log(there + 1e-6) * told) / ops.maximum(ops.sum(told), 1.0)
+    there = ops.sum(ops.cast(weights, "float32") * inside, axis=-1)
+    return mean_where(ops.any(inside > 0, axis=-1), -ops.log(there + 1e-6))
+
+
+def mean_where(chosen, values):
+    """The mean of the values where `chosen`, boolean, of the same shape; 0 where nothing is."""
+    chosen = ops.cast(chosen, values.dtype)
+    return ops.sum(values * chosen) / ops.maximum(ops.sum(chosen), 1.0)

@@ -71,7 +71,7 @@ def start(config, model, features) -> None:
     if found.features.vocabulary.digest() != features.vocabulary.digest():
         raise UserError(f"model.start_from: {name} has another vocabulary; train both on the same captions")
     other = found.model
-    parts = [[part for part in each.layers if part.name != "encoder"] for each in (model, other)]
+    parts = [[part for part in each.layers if part.name not in ("encoder", "naming")] for each in (model, other)]
     shapes = [[tuple(weight.shape) for part in each for weight in part.weights] for each in parts]
     if shapes[0] != shapes[1]:
         raise UserError(f"model.start_from: {name} has other layers; train both with equal ones")

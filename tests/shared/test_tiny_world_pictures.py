@@ -1,7 +1,6 @@
 """The tiny world's pictures as a corpus: what is drawn is what is told, and nothing else is judged true."""
 
 import io
-import itertools
 import json
 from dataclasses import replace
 
@@ -10,20 +9,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from shared.tiny_world import english, german
+from shared.tiny_world import english, german, picture_corpus
 from shared.tiny_world.grammar import COLOURS, NUMBERS, RELATIONS, SHAPES, SIZES, Scene, can_tell, split_of, words
 from shared.tiny_world.layout import SIZE
-from shared.tiny_world.pictures import (
-    PicturesConfig,
-    TinyWorldPictures,
-    captions,
-    described,
-    judge,
-    pictures,
-    places,
-    prepare_pictures,
-    same_scenes,
-)
+from shared.tiny_world.picture_corpus import PicturesConfig, TinyWorldPictures, prepare_pictures
+from shared.tiny_world.pictures import captions, described, draw, judge, places, same_scenes
 
 LANGUAGES = pytest.mark.parametrize("language", [english, german], ids=["english", "german"])
 
@@ -31,7 +21,7 @@ LANGUAGES = pytest.mark.parametrize("language", [english, german], ids=["english
 @pytest.fixture(scope="module")
 def drawn():
     """(scene, boxes of each group, picture) of the training split."""
-    return list(itertools.islice(pictures("train", 1), 250))
+    return [draw("train", 1, position) for position in range(250)]
 
 
 def one(number, size, colour, shape, boxes):
@@ -222,9 +212,15 @@ def test_a_larger_corpus_begins_with_the_smaller_and_another_seed_does_not(split
 
 
 def test_the_same_seed_draws_the_same_bytes(drawn):
-    again = list(itertools.islice(pictures("train", 1), 20))
+    again = [draw("train", 1, position) for position in range(20)]
     for (scene, boxes, picture), (other, other_boxes, other_picture) in zip(drawn, again, strict=False):
         assert scene == other and boxes == other_boxes and picture.tobytes() == other_picture.tobytes()
+
+
+def test_processes_draw_what_one_would(monkeypatch, splits, tmp_path):
+    monkeypatch.setattr(picture_corpus, "MANY", 4)
+    builder = built(tmp_path, train=12, valid=5, test=5, seed=3)
+    assert all(equal(read(builder, split), splits[split]) for split in splits)
 
 
 def test_preparing_again_leaves_the_files_alone(tmp_path):

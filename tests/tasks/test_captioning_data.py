@@ -72,13 +72,13 @@ def made(cache):
     """Options -> configuration, corpus, features."""
 
     @functools.cache
-    def make(corpus=CORPUS, seed=1, objective="words", augment=None, **data):
+    def make(corpus=CORPUS, seed=1, objective="words", augment=None, encoder="small", **data):
         options = {"max_length": LONGEST, "batch_size": BATCH, "sort_pool": 2, "captions_per_picture": TWO} | data
         config = CaptioningConfig(
             data=DataConfig(cache=cache, **options),
             vocabulary=VocabularyConfig(unit="word"),
             augment=augment or AugmentConfig(),
-            model=ModelConfig(image_size=32),
+            model=ModelConfig(image_size=32, encoder=encoder),
         )
         config = dataclasses.replace(
             config, training=dataclasses.replace(config.training, seed=seed, objective=objective)
@@ -126,6 +126,15 @@ def test_every_picture_is_seen_once_a_pass_beside_captions_of_its_own(made, stre
             if len(set(KEPT[i])) == len(KEPT[i]) >= TWO:
                 assert len(set(texts)) == TWO  # none is shown twice
     assert sorted(first) != sorted(second)  # other captions, too
+
+
+def test_length_says_nothing_of_a_batch_that_an_encoder_normalises(stream):
+    """But to others come captions of similar length."""
+    spreads = {}
+    for encoder in ("small", "MobileNetV2"):
+        batches = stream(4 * STEPS, encoder=encoder, sort_pool=STEPS)
+        spreads[encoder] = np.mean([np.ptp((batch[1] != 0).sum(axis=1)) for batch in batches])
+    assert spreads["small"] > 1.5 * spreads["MobileNetV2"]
 
 
 def test_all_captions_have_their_turn(made, stream):

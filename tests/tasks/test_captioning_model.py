@@ -11,7 +11,7 @@ from shared.config import TrainingConfig
 from shared.losses import OwnLoss
 from shared.optimization import build_optimizer
 from tasks.captioning.config import ModelConfig
-from tasks.captioning.model import Captioner, LookAlikes, straying, unevenness
+from tasks.captioning.model import Captioner, LookAlikes, regions_inside, straying, unevenness
 
 IDS, ROWS, COLUMNS, CHANNELS = 9, 2, 3, 5
 SMALL = {
@@ -231,13 +231,15 @@ def test_regions_know_how_many_are_like_them_and_where():
     looks = np.stack([a, b, 2 * a, b, -b, a])[None].astype("float32")  # how strongly does not matter
     x = np.arange(6) / 8
     layer = LookAlikes(5, np.stack([x, np.full(6, 0.5)], axis=1))
-    amount, log_amount, *off = np.moveaxis(layer.alike(looks).numpy()[0], -1, 0)
-    counts = np.array([3, 2, 3, 2, 1, 3])
-    np.testing.assert_allclose(10 * amount, counts, rtol=1e-3)
-    np.testing.assert_allclose(log_amount, np.log(counts), atol=1e-3)
-    across = 8 * (np.array([x[[0, 2, 5]].mean(), x[[1, 3]].mean()])[[0, 1, 0, 1, 0, 0]] - x)
+    amount, off = layer.alike(looks)
+    np.testing.assert_allclose(amount[0, :, 0], [3, 2, 3, 2, 1, 3], rtol=1e-3)
+    across = np.array([x[[0, 2, 5]].mean(), x[[1, 3]].mean()])[[0, 1, 0, 1, 0, 0]] - x
     across[4] = 0
-    np.testing.assert_allclose(off, [across, np.zeros(6), np.abs(across), np.zeros(6)], atol=3e-3)
+    np.testing.assert_allclose(off[0], np.stack([across, np.zeros(6)], axis=1), atol=4e-4)
+    layer.build((None, 6, 3))
+    layer.look.kernel.assign(np.eye(3, layer.PROJECTED))
+    _, kinds = layer(np.zeros((1, 6, 5), "float32"), looks)
+    np.testing.assert_allclose(kinds, [[3]], rtol=1e-3)
 
 
 def test_the_same_picture_elsewhere_in_a_batch_is_seen_the_same():
@@ -254,22 +256,35 @@ PLACES[0, 3] = [[0, 0, 0.4, 0.5], [0.7, 0.6, 0.9, 0.8]]  # the first and the las
 PLACES[1, 1, 0] = [0.2, 0.3, 0.4, 0.7]  # none of them
 
 
+INSIDE = np.zeros((3, 5, 6), "float32")
+INSIDE[0, 0, :2] = INSIDE[0, 3, [0, 5]] = 1
+
+
+def test_a_region_is_where_its_centre_is():
+    centres = make(cell="gru")._centres()
+    np.testing.assert_array_equal(regions_inside(PLACES, centres), INSIDE == 1)
+    assert not np.any(regions_inside(PLACES[:, :, :0], centres))
+
+
 def test_straying_is_its_formula():
     weights = np.random.default_rng(3).dirichlet(np.ones(6), (3, 5)).astype("float32")
-    centres = make(cell="gru")._centres()
     expected = -np.log([weights[0, 0, :2].sum(), weights[0, 3, [0, 5]].sum()]).mean()
-    np.testing.assert_allclose(straying(weights, PLACES, centres), expected, rtol=1e-4)
-    assert straying(weights, PLACES[:, :, :0], centres).numpy() == 0.0
+    np.testing.assert_allclose(straying(weights, INSIDE), expected, rtol=1e-4)
+    assert straying(weights, np.zeros_like(INSIDE)).numpy() == 0.0
 
 
-def test_attention_is_supervised_in_training_alone():
+def test_where_words_are_to_be_seen_is_told_in_training_alone():
     plain, model = make(cell="gru"), make(cell="gru", attention_supervision=0.5)
     _, weights = log_probs(plain)
     np.testing.assert_array_equal(losses(model), losses(plain))
     assert model.losses == []
     found = model({**given(), "places": PLACES}, training=True)
     np.testing.assert_array_equal(found, losses(plain))
-    np.testing.assert_allclose(model.losses, [0.5 * straying(weights, PLACES, model._centres())], rtol=1e-5)
+    memory = model.see(REGIONS)[1].numpy()
+    seen = np.stack([memory[0, :2].mean(axis=0), memory[0, [0, 5]].mean(axis=0)])
+    scores = log_softmax(seen @ model.naming.kernel.numpy() + model.naming.bias.numpy())
+    misnaming = -scores[[0, 1], TARGETS[0, [0, 3]]].mean()
+    np.testing.assert_allclose(model.losses, [0.5 * (straying(weights, INSIDE) + misnaming)], rtol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
