@@ -134,7 +134,7 @@ def test_length_says_nothing_of_a_batch_that_an_encoder_normalises(stream):
     for encoder in ("small", "MobileNetV2"):
         batches = stream(4 * STEPS, encoder=encoder, sort_pool=STEPS)
         spreads[encoder] = np.mean([np.ptp((batch[1] != 0).sum(axis=1)) for batch in batches])
-    assert spreads["small"] > 1.5 * spreads["MobileNetV2"]
+    assert spreads["small"] > 1.2 * spreads["MobileNetV2"]
 
 
 def test_all_captions_have_their_turn(made, stream):
