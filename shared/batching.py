@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 def passes(
-    examples: tf.data.Dataset, batches_of, buffer: int, seed: int, steps_per_pass: int, first_step: int, curriculum=0
+    examples: tf.data.Dataset, batches_of, buffer: int, seed: int, steps_per_pass: int, first_step: int
 ) -> tf.data.Dataset:
     """An endless stream of batches over `examples`, shuffled anew in every pass, from batch number `first_step` on.
 
@@ -19,23 +19,13 @@ def passes(
         seed: with the number of the pass it determines the order.
         steps_per_pass: how many batches `batches_of` makes of one pass.
         first_step: where to begin; whole passes before it are not even read.
-        curriculum: passes at the beginning, N, of which the n-th is as long as all others, but of the first n / (N + 1)
-            of the examples only, which are then in order of difficulty and of known number (Bengio et al. 2009).
     """
-
-    def chosen(number):
-        if not curriculum:
-            return examples
-        count = examples.cardinality()
-        share = tf.minimum((number + 1) / (curriculum + 1), 1.0)
-        easy = tf.cast(tf.math.ceil(share * tf.cast(count, tf.float64)), tf.int64)
-        return examples.take(easy).repeat().take(count)
 
     def one_pass(number):
         # Of the graph that this becomes: else TensorFlow's global seed would decide, too, and 0 there is an error.
         tf.compat.v1.set_random_seed(1)
         pass_seed = seed * 1_000_003 + number
-        return batches_of(chosen(number).shuffle(buffer, pass_seed, reshuffle_each_iteration=False), pass_seed)
+        return batches_of(examples.shuffle(buffer, pass_seed, reshuffle_each_iteration=False), pass_seed)
 
     first_pass, skipped = divmod(first_step, steps_per_pass)
     numbers = tf.data.Dataset.range(first_pass, tf.int64.max)

@@ -40,7 +40,6 @@ class DataConfig:
     max_pixels: int = 50_000_000  # larger pictures are refused before they are decoded
     batch_size: int = 64  # captions
     captions_per_picture: int = 1  # that a batch holds of each picture, which is seen once for all of them
-    curriculum_passes: int = 0  # at the beginning, over which pictures with longer captions come in by and by
     sort_pool: int = 20  # batches that are sorted by length together; 1 where an encoder is trained from scratch
     on_error: str = "stop"  # stop | skip, at a picture or caption that cannot be used
 
@@ -60,7 +59,6 @@ class DataConfig:
             check_choices("data", self, language=("en", "de"))
         check_bounds("data", self, low=1, names=("size", "max_length", "max_pixels", "batch_size", "sort_pool"))
         check_bounds("data", self, low=1, high=self.batch_size, names=("captions_per_picture",))
-        check_bounds("data", self, low=0, names=("curriculum_passes",))
         for name in ("cache", "train", "valid"):
             if not getattr(self, name):
                 raise UserError(f"data.{name}: must not be empty")

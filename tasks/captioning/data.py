@@ -1,7 +1,6 @@
 """Pictures and captions in, batches out: (inputs, targets, weights) to train.
 
 A pass shows every training picture once, with `data.captions_per_picture` of its captions, drawn anew for each pass.
-The first `data.curriculum_passes` are of the pictures with the shortest captions, see `shared.batching.passes`.
 """
 
 import functools
@@ -35,8 +34,7 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
         "references": config.training.objective == "cider",
         "places": config.model.attention_supervision > 0,
     }
-    lengths = [max(map(len, ids), default=0) for ids in captions]
-    pictures = np.array([i for i in np.argsort(lengths, kind="stable") if captions[i]], np.int64)
+    pictures = np.array([i for i, ids in enumerate(captions) if ids], np.int64)
     data, seed, steps = config.data, config.training.seed, steps_per_pass(config, corpus, features)
     # Captions of one length are of pictures with as many things. Where the encoder normalises by what a batch shows,
     # that would tell it what it has to find out, and what no single picture tells it later.
@@ -95,9 +93,7 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
     # Rows of a ragged tensor have no fixed length, which batches of rows of any length ask for.
     pictures = tf.RaggedTensor.from_row_lengths(pictures, np.ones_like(pictures))
     pictures = tf.data.Dataset.from_tensor_slices(pictures)
-    batches = passes(
-        pictures, batches_of, features.num_pictures, seed, steps, first_step, curriculum=data.curriculum_passes
-    )
+    batches = passes(pictures, batches_of, features.num_pictures, seed, steps, first_step)
     return batches.enumerate(first_step).map(read).prefetch(4)
 
 

@@ -35,8 +35,8 @@ def sorted_batches(rows, seed, pool=POOL):
     return length_sorted_batches(rows, lambda some: some["long"].row_lengths(), BATCH, pool, seed)
 
 
-def stream(steps, first_step=0, seed=1, curriculum=0, **options):
-    batches = passes(examples(**options), sorted_batches, SIZE, seed, STEPS, first_step, curriculum)
+def stream(steps, first_step=0, seed=1, **options):
+    batches = passes(examples(**options), sorted_batches, SIZE, seed, STEPS, first_step)
     return list(batches.take(steps).as_numpy_iterator())
 
 
@@ -118,18 +118,6 @@ def test_starting_later_is_the_same_stream(first_step):
     for batch, other in zip(started, expected, strict=True):
         for key in ("long", "short"):
             np.testing.assert_array_equal(batch[key], other[key])
-
-
-def test_a_curriculum_begins_with_the_first_examples_and_ends_with_all():
-    batches = stream(4 * STEPS, curriculum=2)
-    for number, share in enumerate((1 / 3, 2 / 3, 1, 1)):
-        found = list(itertools.chain(*numbers(one_pass(batches, number))))
-        easy = int(np.ceil(share * SIZE))
-        assert len(found) == SIZE and set(found) == set(range(1, easy + 1))
-        times = np.bincount(found)[1:]
-        assert times.max() - times.min() <= 1
-    assert numbers(one_pass(batches, 3)) == numbers(stream(STEPS, 3 * STEPS))
-    assert numbers(stream(STEPS, STEPS + 1, curriculum=2)) == numbers(batches[STEPS + 1 : 2 * STEPS + 1])
 
 
 def test_passes_before_the_start_are_not_read():

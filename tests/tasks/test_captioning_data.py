@@ -143,13 +143,6 @@ def test_all_captions_have_their_turn(made, stream):
         assert {text for number, texts in found if number == i for text in texts} == set(captions)
 
 
-def test_a_curriculum_begins_with_the_shortest_captions(stream):
-    longest = {i: max(len(text.split()) for text in some) for i, some in KEPT.items()}
-    easy = {i for batch in stream(STEPS, curriculum_passes=1) for i in numbers(batch)}
-    assert len(easy) == len(KEPT) / 2
-    assert max(longest[i] for i in easy) <= min(longest[i] for i in set(KEPT) - easy)
-
-
 def test_batches_are_what_the_model_reads(stream):
     for inputs, targets, weights in stream(2 * STEPS):
         assert set(inputs) == {"seen", "tokens", "targets"}
