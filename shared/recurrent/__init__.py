@@ -7,9 +7,9 @@ whole sequence, carries its state from window to window, and makes one step of a
 
 from shared.recurrent.attention import Attention
 from shared.recurrent.decoder import AttentionDecoder
-from shared.recurrent.layers import CELLS, kernel_of, recurrent_layer
+from shared.recurrent.layers import CELLS, STATE_PARTS, kernel_of, recurrent_layer
 from shared.recurrent.stack import RecurrentStack
 from shared.recurrent.writer import Writer, word_embedding, word_scores
 
-__all__ = ["CELLS", "Attention", "AttentionDecoder", "RecurrentStack", "Writer", "kernel_of", "recurrent_layer"]
-__all__ += ["word_embedding", "word_scores"]
+__all__ = ["CELLS", "STATE_PARTS", "Attention", "AttentionDecoder", "RecurrentStack", "Writer", "kernel_of"]
+__all__ += ["recurrent_layer", "word_embedding", "word_scores"]

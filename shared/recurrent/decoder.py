@@ -37,7 +37,7 @@ class AttentionDecoder(layers.Layer):
     """Decodes with attention between the first recurrent layer and the others.
 
     Args:
-        cell: "simple", "lstm" or "gru".
+        cell: a key of `layers.CELLS`.
         units: state size of every recurrent layer.
         num_layers: all recurrent layers; with attention one below it and at least one above.
         output_units: size of the outputs.

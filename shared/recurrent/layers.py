@@ -180,6 +180,7 @@ CELLS = {
     "gru": GRU,
     "layer_norm_lstm": LayerNormLSTM,
 }
+STATE_PARTS = {"simple": 1, "relu": 1, "lstm": 2, "gru": 1, "layer_norm_lstm": 2}  # h, and c of an LSTM
 
 
 def recurrent_layer(cell: str, units: int, **arguments) -> keras.layers.RNN:

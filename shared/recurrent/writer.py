@@ -14,6 +14,7 @@ from keras import layers, ops
 
 from shared.cpu import affine
 from shared.recurrent.decoder import AttentionDecoder
+from shared.recurrent.layers import STATE_PARTS
 
 
 def word_embedding(size, units, **arguments) -> layers.Embedding:
@@ -52,8 +53,8 @@ class Writer(layers.Layer):
         self.embedding = word_embedding(size, embedding_units, name="embedding")
         self.embedding_dropout = layers.Dropout(dropout_embedding)
         self.decoder = AttentionDecoder(**decoder, output_units=embedding_units, name="decoder")
-        # LSTM carries two tensors a layer: h, which the cell leaves in the range of tanh, and c, which has no bounds.
-        activations = ("tanh", None) if decoder["cell"] == "lstm" else ("tanh",)
+        # h, which the cell leaves in the range of tanh, and c, which has no bounds.
+        activations = ("tanh", None)[: STATE_PARTS[decoder["cell"]]]
         self.bridge = [
             [layers.Dense(decoder["units"], activation) for activation in activations]
             for _ in range(decoder["num_layers"])
@@ -80,7 +81,7 @@ class Writer(layers.Layer):
 
         Args:
             summaries: what is known of the memory as a whole, (batch, summary units) for each tensor of a layer's
-                state: one for simple and GRU, two for LSTM. With `feed_summary` the first is fed.
+                state, see STATE_PARTS. With `feed_summary` the first is fed.
         """
         state = [[dense(each) for dense, each in zip(layer, summaries, strict=True)] for layer in self.bridge]
         state = {"recurrent": self.decoder.begin(state, memory)}

@@ -96,7 +96,7 @@ class ModelConfig:
     image_size: int = 80  # pixels, both ways; pictures are squashed to it
     channels: int = 16  # small: of the first layer; the others have two, four and eight times as many
     memory_units: int = 256  # what a region is projected to before the attention reads it
-    cell: str = "lstm"  # simple | lstm | gru
+    cell: str = "lstm"  # simple | lstm | gru | layer_norm_lstm
     embedding_units: int = 128
     units: int = 256
     layers: int = 2  # recurrent; the attention sits between the first and the second
@@ -123,7 +123,8 @@ class ModelConfig:
 
     def check(self) -> None:
         """Raises UserError for an unknown kind, a size below one, or options that need attention without any."""
-        check_choices("model", self, cell=("simple", "lstm", "gru"), attention=("additive", "dot", "none"))
+        check_choices("model", self, cell=("simple", "lstm", "gru", "layer_norm_lstm"))
+        check_choices("model", self, attention=("additive", "dot", "none"))
         check_choices("model", self, encoder=ENCODERS)
         check_choices("model", self, gate=("none", "gate", "sentinel"))
         sizes = ("image_size", "channels", "memory_units", "embedding_units", "units", "layers", "attention_units")

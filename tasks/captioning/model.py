@@ -17,7 +17,7 @@ from keras import layers, ops
 
 from shared.decoding import greedy, sample, tile_beams
 from shared.losses import token_cross_entropy
-from shared.recurrent import Writer
+from shared.recurrent import STATE_PARTS, Writer
 from shared.text import BOS
 from tasks.captioning.features import Encoder
 
@@ -90,7 +90,7 @@ class Captioner(keras.Model):
         summary = ops.concatenate([ops.mean(memory, axis=1), ops.max(memory, axis=1), *further], axis=-1)
         if self.config.coordinates:
             memory = self._beside(memory, self.config.coordinates * (2 * self._centres() - 1))
-        state = self.writer.begin([summary] * (2 if self.config.cell == "lstm" else 1), memory)
+        state = self.writer.begin([summary] * STATE_PARTS[self.config.cell], memory)
         state, memory = keras.tree.map_structure(lambda part: ops.repeat(part, copies, axis=0), (state, memory))
         return state, memory, ops.ones(ops.shape(memory)[:2], "bool")
 

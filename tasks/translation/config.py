@@ -71,7 +71,7 @@ class VocabularyConfig(config.VocabularyConfig):
 class ModelConfig:
     """The encoder, the attention and the decoder."""
 
-    cell: str = "lstm"  # simple | lstm | gru
+    cell: str = "lstm"  # simple | lstm | gru | layer_norm_lstm
     embedding_units: int = 256
     encoder_units: int = 256  # per direction
     encoder_layers: int = 1
@@ -90,7 +90,8 @@ class ModelConfig:
 
     def check(self) -> None:
         """Raises UserError for an unknown kind, a size below one, or an attention with no layer above it."""
-        check_choices("model", self, cell=("simple", "lstm", "gru"), attention=("additive", "dot", "none"))
+        check_choices("model", self, cell=("simple", "lstm", "gru", "layer_norm_lstm"))
+        check_choices("model", self, attention=("additive", "dot", "none"))
         sizes = ("embedding_units", "encoder_units", "encoder_layers")
         sizes += ("decoder_units", "decoder_layers", "attention_units")
         check_bounds("model", self, low=1, names=sizes)

@@ -9,7 +9,7 @@ One call scores whole sentences under teacher forcing; `start` begins the search
 import keras
 from keras import layers, ops
 
-from shared.recurrent import RecurrentStack, Writer, word_embedding
+from shared.recurrent import STATE_PARTS, RecurrentStack, Writer, word_embedding
 
 
 class Translator(keras.Model):
@@ -65,7 +65,7 @@ class Translator(keras.Model):
         memory, final_state = self.encoder(embedded, mask=mask, training=training)
         memory = self.memory_dropout(memory, training=training)
         # final_state[-1]: [h] or [h, c] of one direction, then of the other: pair h with h and c with c
-        top, parts = final_state[-1], 2 if self.config.cell == "lstm" else 1
+        top, parts = final_state[-1], STATE_PARTS[self.config.cell]
         ends = [ops.concatenate(top[part::parts], axis=-1) for part in range(parts)]
         return self.writer.begin(ends, memory), memory, mask
 

@@ -30,6 +30,7 @@ VARIANTS = {
     "fed": {"cell": "lstm", "attention": "additive", "feed_summary": True},
     "fed alone": {"cell": "gru", "attention": "none", "feed_summary": True},
     "gru": {"cell": "gru", "attention": "additive"},
+    "normalised": {"cell": "layer_norm_lstm", "attention": "additive"},
     "sentinel": {"cell": "lstm", "attention": "additive", "gate": "sentinel", "layers": 3},
     "placed": {"cell": "lstm", "attention": "additive", "coordinates": 2.0, "feed_summary": True},
     "alike": {"cell": "gru", "attention": "additive", "look_alikes": True},

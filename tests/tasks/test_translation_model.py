@@ -24,9 +24,10 @@ VARIANTS = {
     "forward": {"cell": "lstm", "bidirectional": False, "encoder_layers": 2, "decoder_layers": 3, "residual": True},
     "deep": {"cell": "gru", "attention": "dot", "encoder_layers": 2, "decoder_layers": 3, "dropout_layers": 0.5},
     "fed": {"cell": "lstm", "attention": "additive", "input_feeding": True, "decoder_layers": 3},
+    "normalised": {"cell": "layer_norm_lstm", "attention": "additive"},
     "shallow": {"cell": "gru", "attention": "none", "decoder_layers": 1, "dropout_output": 0.5},
 }
-OTHERS = ["forward", "fed", "shallow"]
+OTHERS = ["forward", "fed", "normalised", "shallow"]
 variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 
 
