@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 CALLS = 5  # in each measurement
+PAUSE = 0.3  # seconds, after which the threads of the library before have stopped to wait for more work
 
 
 def measure(functions: Sequence[Callable], pairs: int) -> list[float]:
@@ -15,6 +16,8 @@ def measure(functions: Sequence[Callable], pairs: int) -> list[float]:
     seconds = [[] for _ in functions]
     for _ in range(pairs):
         for function, found in zip(functions, seconds, strict=True):
+            time.sleep(PAUSE)
+            function()
             started = time.perf_counter()
             for _ in range(CALLS):
                 function()

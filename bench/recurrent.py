@@ -182,9 +182,11 @@ def our_writer(cell, batch, units, words):
 
     @tf.function(autograph=False)
     def write():
+        table = tf.convert_to_tensor(vectors)  # TensorFlow copies a variable, once gathered from, at each further look
+
         def body(t, tokens, state):
-            outputs, state = stack.step(tf.gather(vectors, tokens), state)
-            return t + 1, tf.argmax(word_scores(outputs, vectors, bias), -1, tf.int32), state
+            outputs, state = stack.step(tf.gather(table, tokens), state)
+            return t + 1, tf.argmax(word_scores(outputs, table, bias), -1, tf.int32), state
 
         loop = (0, tf.zeros(batch, tf.int32), stack.zero_state(batch))
         return tf.while_loop(lambda t, *_: t < LENGTH, body, loop)[1]

@@ -21,6 +21,7 @@ from llvmlite import ir
 from numba.extending import intrinsic, overload
 
 LEAST_ROWS = 4  # that are worth a core
+LEAST_PRODUCTS = 20_000_000  # of two numbers, that are worth a core
 FEW_ROWS = 16  # of a product, of which each core could hardly use what it reads of the other matrix
 ALIGNMENT = 64  # bytes; TensorFlow copies arrays that begin elsewhere
 
@@ -31,10 +32,10 @@ compiled = numba.njit(nogil=True, cache=True, **OPTIONS)
 reduction = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 
-def on_cores(work, rows: int) -> list:
-    """What work(part) returns for slices of the rows, on as many cores as are of use."""
+def on_cores(work, rows: int, least: int = LEAST_ROWS) -> list:
+    """What work(part) returns for slices of the rows, on as many cores as get at least so many rows each."""
     cores, threads = _cores()
-    parts = max(1, min(cores, rows // LEAST_ROWS))
+    parts = max(1, min(cores, rows // least))
     if parts == 1:
         return [work(slice(rows))]
     edges = [rows * part // parts for part in range(parts + 1)]
@@ -71,7 +72,9 @@ def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.
         if bias is not None:
             found[:, part] += bias[part]
 
-    on_cores(*((some_columns, b.shape[1]) if len(a) < FEW_ROWS else (some_rows, len(a))))
+    work, size = (some_columns, b.shape[1]) if len(a) < FEW_ROWS else (some_rows, len(a))
+    # To read the other matrix takes as long as to multiply it by eight rows.
+    on_cores(work, size, max(LEAST_ROWS, size * LEAST_PRODUCTS // max(max(len(a), 8) * b.size, 1)))
     return found
 
 
