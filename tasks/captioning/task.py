@@ -77,6 +77,8 @@ def start(config, model, features) -> None:
         raise UserError(f"model.start_from: {name} has other layers; train both with equal ones")
     for mine, theirs in zip(*parts, strict=True):
         mine.set_weights(theirs.get_weights())
+    if model.naming and other.naming:
+        model.naming.set_weights(other.naming.get_weights())
     if model.encoder and other.encoder:
         model.encoder.network.set_weights(other.encoder.network.get_weights())
     elif model.encoder:
