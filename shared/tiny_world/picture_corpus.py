@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
@@ -65,8 +66,19 @@ def _examples(split: str, seed: int, count: int) -> Iterator[dict]:
         yield from map(draw_one, range(count))
         return
     # Not forked: that would copy whatever locks TensorFlow's threads hold just now.
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(mp_context=spawn, initializer=_end_with_parent) as processes:
         yield from processes.map(draw_one, range(count), chunksize=50)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it does, which may be killed and then cannot say so."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def prepare_pictures(cache_dir: str | os.PathLike, size: int, seed: int) -> TinyWorldPictures:

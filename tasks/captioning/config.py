@@ -40,7 +40,7 @@ class DataConfig:
     max_pixels: int = 50_000_000  # larger pictures are refused before they are decoded
     batch_size: int = 64  # captions
     captions_per_picture: int = 1  # that a batch holds of each picture, which is seen once for all of them
-    sort_pool: int = 20  # batches that are sorted by length together; 1 where an encoder is trained from scratch
+    sort_pool: int = 20  # batches that are sorted by length together; 1 where the small encoder is trained
     on_error: str = "stop"  # stop | skip, at a picture or caption that cannot be used
 
     def check(self) -> None:
