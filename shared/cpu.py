@@ -37,7 +37,7 @@ def on_cores(work, rows: int, least: int = LEAST_ROWS) -> list:
     cores, threads = _cores()
     parts = max(1, min(cores, rows // least))
     if parts == 1:
-        return [work(slice(rows))]
+        return [work(slice(0, rows))]
     edges = [rows * part // parts for part in range(parts + 1)]
     return list(threads.map(work, map(slice, edges, edges[1:])))
 

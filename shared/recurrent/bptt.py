@@ -15,9 +15,9 @@ product: dW = sum_t da_t h_{t-1}^T, dc = sum_t da_t (Werbos 1990; Rumelhart, Hin
 derivative stand in `cells`.
 
 Keras runs the same recurrence as one call of the cell at each step, and lets TensorFlow record and differentiate it.
-But to dispatch the dozen operations of a step takes about as long as they do. Here a step is one product and one call
-of compiled code. Nothing goes from one row of a batch to another, so the rows are shared out among the processor's
-cores, and no core waits for another before the last step.
+But to dispatch the dozen operations of a step takes about as long as they do. Here the loop over all steps is compiled
+code, with products made for it, see `panels`. Nothing goes from one row of a batch to another, so the rows are shared out among the processor's
+cores, and no core waits for another before the last step; nor for Python, which is not asked before.
 
 In mixed precision all of this is float32: in eight bits of mantissa a state would soon swallow what is added to it.
 """
@@ -27,8 +27,9 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from shared.cpu import column_sums, empty, on_cores, product
+from shared.cpu import column_sums, compiled, empty, on_cores, product
 from shared.recurrent.cells import CELLS, GRU, LAYER_NORM_LSTM, SAVED, SCALES, STATES, step, step_back
+from shared.recurrent.panels import WIDTH, multiply, pack
 
 
 def unroll(cell, x, state, W, c, mask=None, kept=None, truncate=0):
@@ -86,17 +87,34 @@ def _forward(cell, x, W, c, mask, kept, *first):
     states = empty((STATES[cell], 1 + time, batch, units), x.dtype)
     states[:, 0] = first
     saved = empty((time, batch, SAVED[cell] * units + SCALES[cell]), x.dtype)
-
-    def work(rows):
-        a = np.empty_like(x[0, rows])
-        h, cells = states[0, :, rows], states[-1, :, rows]
-        for t in range(time):
-            np.dot(h[t], W, out=a)
-            now = x[t, rows], a, c, mask[t, rows], kept[t, rows]
-            step(cell, *now, h[t], cells[t], h[t + 1], cells[t + 1], saved[t, rows])
-
-    on_cores(work, batch)
+    if time == 1:  # nothing to form over and over
+        _one_step(cell, 0, 0, product(states[0, 0], W), x, c, mask, kept, states, saved)
+        return states, saved
+    packed = pack(W)
+    on_cores(lambda rows: _all_steps(cell, rows.start, rows.stop, packed, x, c, mask, kept, states, saved), batch)
     return states, saved
+
+
+@compiled
+def _all_steps(cell, begin, end, W, x, c, mask, kept, states, saved):
+    """The rows from `begin` to `end` through all steps."""
+    a = np.empty((end - begin, len(W) * WIDTH), x.dtype)
+    for t in range(len(x)):
+        multiply(states[0, t, begin:end], W, x.shape[2], a)
+        _one_step(cell, t, begin, a, x, c, mask, kept, states, saved)
+
+
+@compiled
+def _one_step(cell, t, begin, a, x, c, mask, kept, states, saved):
+    """Step t of the rows from `begin` on, for each of which there is a row of a = W h."""
+    last = len(states) - 1
+    for i in range(len(a)):
+        row = begin + i
+        h, cells, new_h, new_cells = states[0, t, row], states[last, t, row], states[0, t + 1, row], states[last, t + 1, row]
+        if mask.size and not mask[t, row]:
+            new_h[:], new_cells[:] = h, cells
+            continue
+        step(cell, x[t, row], a[i, : x.shape[2]], c, kept[t, row], h, cells, new_h, new_cells, saved[t, row])
 
 
 def _backward(cell, truncate, d_outputs, W, c, mask, kept, states, saved, *d_final):
@@ -105,18 +123,39 @@ def _backward(cell, truncate, d_outputs, W, c, mask, kept, states, saved, *d_fin
     d_state = np.stack(d_final)
     da = empty((time, batch, W.shape[1]), W.dtype)
     dx = empty(da.shape, W.dtype) if cell in (GRU, LAYER_NORM_LSTM) else da
+    packed = pack(W.T)
 
     def work(rows):
-        h, cells, dh, d_cells = states[0, :, rows], states[-1, :, rows], d_state[0, rows], d_state[-1, rows]
-        product, dc = np.empty_like(dh), np.zeros_like(c)
-        for t in reversed(range(time)):
-            now = d_outputs[t, rows], c, mask[t, rows], kept[t, rows], h[t], cells[t], saved[t, rows]
-            step_back(cell, *now, dh, d_cells, dx[t, rows], da[t, rows], dc)
-            dh += np.dot(da[t, rows], W.T, out=product)
-            if truncate and t and t % truncate == 0:
-                dh[:] = d_cells[:] = 0
-        return dc
+        found = (dx, da, d_state)
+        return _all_steps_back(
+            cell, truncate, rows.start, rows.stop, packed, d_outputs, c, mask, kept, states, saved, *found
+        )
 
     dc = sum(on_cores(work, batch))
     h, da = states[0, :-1].reshape(-1, len(W)), da.reshape(-1, W.shape[1])
     return dx, product(h.T, da), dc if cell == LAYER_NORM_LSTM else column_sums(da), *d_state
+
+
+@compiled
+def _all_steps_back(cell, truncate, begin, end, W, d_outputs, c, mask, kept, states, saved, dx, da, d_state):
+    """The rows from `begin` to `end` through all steps in reverse; returns the gradient of c where `step_back` adds to
+    it. W is transposed."""
+    units, last, dc = states.shape[3], len(states) - 1, np.zeros_like(c)
+    dh = np.empty((end - begin, len(W) * WIDTH), c.dtype)
+    for t in range(len(da) - 1, -1, -1):
+        for row in range(begin, end):
+            if mask.size and not mask[t, row]:  # it handed its state on untouched
+                dx[t, row] = 0
+                da[t, row] = 0
+                continue
+            d_state[0, row] += d_outputs[t, row]
+            step_back(
+                cell, c, kept[t, row], states[0, t, row], states[last, t, row], saved[t, row],
+                d_state[0, row], d_state[last, row], dx[t, row], da[t, row], dc,
+            )  # fmt: skip
+        multiply(da[t, begin:end], W, units, dh)
+        for row in range(begin, end):
+            d_state[0, row] += dh[row - begin, :units]
+        if truncate and t and t % truncate == 0:
+            d_state[:, begin:end] = 0
+    return dc

@@ -290,60 +290,49 @@ def zone_out_back(kept, d_new, d_old):
 
 
 @compiled
-def step(cell, x, a, b, mask, kept, h, c, new_h, new_c, saved):
-    """One step of some rows of a batch, all arguments (rows, ...): the state h, and c of an LSTM, becomes the new one.
+def step(cell, x, a, b, kept, h, c, new_h, new_c, saved):
+    """One step of one row of a batch: its state h, and c of an LSTM, becomes the new one.
 
-    mask: (rows,), or empty. kept: (rows, units of all parts of the state), the share of the old state in the new one,
-    or empty. b: (gates * units,), added to every row of a; of a layer-normalised LSTM, see there.
+    kept: (units of all parts of the state,), the share of the old state in the new one, or empty. b: (gates * units,),
+    added to a; of a layer-normalised LSTM, see there. a is overwritten.
     """
-    units = h.shape[1]
-    for row in range(len(x)):
-        if mask.size and not mask[row]:
-            new_h[row] = h[row]
-            new_c[row] = c[row]
-            continue
-        if cell != LAYER_NORM_LSTM:
-            a[row] += b
-        if cell == LSTM:
-            lstm_forward(x[row], a[row], c[row], new_h[row], new_c[row], saved[row])
-        elif cell == LAYER_NORM_LSTM:
-            layer_norm_lstm_forward(x[row], a[row], b, c[row], new_h[row], new_c[row], saved[row])
-        elif cell == GRU:
-            gru_forward(x[row], a[row], h[row], new_h[row], saved[row])
-        else:
-            simple_forward(cell, x[row], a[row], new_h[row], saved[row])
-        if kept.size:
-            zone_out(kept[row, :units], h[row], new_h[row])
-        if kept.shape[1] > units:
-            zone_out(kept[row, units:], c[row], new_c[row])
+    units = len(h)
+    if cell != LAYER_NORM_LSTM:
+        a += b
+    if cell == LSTM:
+        lstm_forward(x, a, c, new_h, new_c, saved)
+    elif cell == LAYER_NORM_LSTM:
+        layer_norm_lstm_forward(x, a, b, c, new_h, new_c, saved)
+    elif cell == GRU:
+        gru_forward(x, a, h, new_h, saved)
+    else:
+        simple_forward(cell, x, a, new_h, saved)
+    if kept.size:
+        zone_out(kept[:units], h, new_h)
+    if len(kept) > units:
+        zone_out(kept[units:], c, new_c)
 
 
 @compiled
-def step_back(cell, d_outputs, b, mask, kept, h, c, saved, dh, dc, dx, da, db):
+def step_back(cell, b, kept, h, c, saved, dh, dc, dx, da, db):
     """The derivative of `step`: dh and dc, those of the new state, become those of the old one, past the product.
 
     db is added to where b is not merely added: in a layer-normalised LSTM.
     """
-    units, past = h.shape[1], np.empty(kept.shape[1], dh.dtype)  # past the cell, that is
-    for row in range(len(dh)):
-        if mask.size and not mask[row]:  # it handed its state on untouched
-            dx[row] = 0
-            da[row] = 0
-            continue
-        dh[row] += d_outputs[row]
-        if kept.size:
-            zone_out_back(kept[row, :units], dh[row], past[:units])
-        if kept.shape[1] > units:
-            zone_out_back(kept[row, units:], dc[row], past[units:])
-        if cell == LSTM:
-            lstm_backward(dh[row], dc[row], saved[row], c[row], da[row])
-        elif cell == LAYER_NORM_LSTM:
-            layer_norm_lstm_backward(dh[row], dc[row], saved[row], c[row], b, db, dx[row], da[row])
-        elif cell == GRU:
-            gru_backward(dh[row], saved[row], h[row], dx[row], da[row])
-        else:
-            simple_backward(cell, dh[row], saved[row], da[row])
-        if kept.size:
-            dh[row] += past[:units]
-        if kept.shape[1] > units:
-            dc[row] += past[units:]
+    units, past = len(h), np.empty_like(kept)  # past the cell, that is
+    if kept.size:
+        zone_out_back(kept[:units], dh, past[:units])
+    if len(kept) > units:
+        zone_out_back(kept[units:], dc, past[units:])
+    if cell == LSTM:
+        lstm_backward(dh, dc, saved, c, da)
+    elif cell == LAYER_NORM_LSTM:
+        layer_norm_lstm_backward(dh, dc, saved, c, b, db, dx, da)
+    elif cell == GRU:
+        gru_backward(dh, saved, h, dx, da)
+    else:
+        simple_backward(cell, dh, saved, da)
+    if kept.size:
+        dh += past[:units]
+    if len(kept) > units:
+        dc += past[units:]
