@@ -4,7 +4,7 @@
     output_t = decoder(embedding(y_{t-1}), state, memory)
     p(y_t | y_<t, memory) = softmax(E output_t + b)      E: the embedding where tied (Press & Wolf 2017)
 
-where the decoder can also be fed [embedding(y_{t-1}), summary].
+where the decoder can also be fed embedding(y_{t-1}) + W summary.
 
 `read` scores whole texts under teacher forcing; `start` begins a search, which writes new ones step by step.
 """
@@ -39,8 +39,9 @@ class Writer(layers.Layer):
         embedding_units: size of their vectors.
         tie_embeddings: whether one matrix reads and writes words.
         dropout_embedding, dropout_output: of the words read, and of what the scores are computed from.
-        feed_summary: whether the summary is also read beside every word, not only told to the first state (Mao et al.
-            2015; Lu et al. 2017, section 2.2): a short way for what the whole memory says of each word.
+        feed_summary: whether the summary is also read with every word, not only told to the first state (Mao et al.
+            2015; Lu et al. 2017, section 2.2): a short way for what the whole memory says of each word. Its projection,
+            formed once, is added to the word's vector, which costs the decoder nothing.
         **decoder: arguments of AttentionDecoder but output_units; `cell`, `units` and `num_layers` among them.
     """
 
@@ -49,7 +50,7 @@ class Writer(layers.Layer):
         **decoder,
     ):  # fmt: skip
         super().__init__(name=name)
-        self.size, self.embedding_units, self.feed_summary = size, embedding_units, feed_summary
+        self.size, self.embedding_units = size, embedding_units
         self.embedding = word_embedding(size, embedding_units, name="embedding")
         self.embedding_dropout = layers.Dropout(dropout_embedding)
         self.decoder = AttentionDecoder(**decoder, output_units=embedding_units, name="decoder")
@@ -59,6 +60,7 @@ class Writer(layers.Layer):
             [layers.Dense(decoder["units"], activation) for activation in activations]
             for _ in range(decoder["num_layers"])
         ]
+        self.summary_projection = layers.Dense(embedding_units, name="summary") if feed_summary else None
         self.output_dropout = layers.Dropout(dropout_output)
         self.output_kernel = (
             self.embedding if tie_embeddings else word_embedding(size, embedding_units, name="output_kernel")
@@ -69,8 +71,9 @@ class Writer(layers.Layer):
         self.embedding.build((None, None))
         if not self.output_kernel.built:
             self.output_kernel.build((None, None))
-        read_units = self.embedding_units + self.feed_summary * summary_units
-        self.decoder.build((None, None, read_units), (None, None, memory_units))
+        if self.summary_projection:
+            self.summary_projection.build((None, summary_units))
+        self.decoder.build((None, None, self.embedding_units), (None, None, memory_units))
         for dense in (dense for layer in self.bridge for dense in layer):
             dense.build((None, summary_units))
         self.output_bias = self.add_weight(shape=(self.size,), initializer="zeros", autocast=False, name="output_bias")
@@ -85,21 +88,19 @@ class Writer(layers.Layer):
         """
         state = [[dense(each) for dense, each in zip(layer, summaries, strict=True)] for layer in self.bridge]
         state = {"recurrent": self.decoder.begin(state, memory)}
-        return {**state, "summary": summaries[0]} if self.feed_summary else state
+        return {**state, "summary": self.summary_projection(summaries[0])} if self.summary_projection else state
 
     def embed(self, tokens, summary, training=False):
-        """What the decoder reads at each word: its vector and, where it is fed, the summary behind it.
+        """What the decoder reads at each word: its vector and, where it is fed, the projected summary.
 
         Args:
-            tokens: (batch,) or (batch, time) ids. summary: (batch, summary units) or None.
+            tokens: (batch,) or (batch, time) ids. summary: (batch, embedding units) or None.
         """
         embedded = ops.cast(self.embedding(tokens), self.compute_dtype)
         embedded = self.embedding_dropout(embedded, training=training)
         if summary is None:
             return embedded
-        if len(tokens.shape) == 2:
-            summary = ops.repeat(summary[:, None], ops.shape(tokens)[1], axis=1)
-        return ops.concatenate([embedded, summary], axis=-1)
+        return embedded + (summary[:, None] if len(tokens.shape) == 2 else summary)
 
     def logits(self, outputs):
         """Scores (..., size) of all words, float32, for decoder outputs (..., embedding units)."""

@@ -1,6 +1,7 @@
 """Pictures and captions in, batches out: (inputs, targets, weights) to train.
 
-A pass shows every training picture once, with `data.captions_per_picture` of its captions, drawn anew for each pass.
+A pass shows every caption once, `data.captions_per_picture` of one picture at a time: of which there is more to say is
+seen more often.
 """
 
 import functools
@@ -14,7 +15,7 @@ from shared.batching import length_sorted_batches, padded_array, passes
 from shared.text import BOS, EOS
 from shared.tiny_world.pictures import LANGUAGES, places
 from tasks.captioning.config import AugmentConfig
-from tasks.captioning.features import fits, seen
+from tasks.captioning.features import fits, seen, turns
 
 
 def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
@@ -34,27 +35,31 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
         "references": config.training.objective == "cider",
         "places": config.model.attention_supervision > 0,
     }
-    pictures = np.array([i for i, ids in enumerate(captions) if ids], np.int64)
     data, seed, steps = config.data, config.training.seed, steps_per_pass(config, corpus, features)
+    shown = [(i, turn) for i, ids in enumerate(captions) for turn in range(turns(ids, data))]
     # Captions of one length are of pictures with as many things. Where the encoder normalises by what a batch shows,
     # that would tell it what it has to find out, and what no single picture tells it later.
     pool = 1 if config.model.normalises_batches else data.sort_pool
 
-    def choose(picture, pass_seed):
-        """Which captions of a picture a pass shows, and the length of the longest."""
+    def choose(turn, pass_seed):
+        """A picture, which captions of it are shown at this turn of a pass, and the length of the longest."""
+        picture, number = turn
         ids = captions[picture]
         order = np.random.default_rng([picture, pass_seed]).permutation(len(ids))
-        chosen = np.resize(order, data.captions_per_picture)  # over again where there are fewer
-        return chosen, np.array([max(len(ids[i]) for i in chosen)])
+        chosen = order[number * data.captions_per_picture :][: data.captions_per_picture]
+        chosen = np.resize(chosen, data.captions_per_picture)  # over again where there are fewer
+        return turn[:1], chosen, np.array([max(len(ids[i]) for i in chosen)])
 
-    def batches_of(pictures, pass_seed):
-        def example(picture):
-            drawn = tf.numpy_function(choose, (picture[0], pass_seed), (tf.int64, tf.int64), stateful=False)
-            chosen, length = (tf.ensure_shape(part, [None]) for part in drawn)
-            return {"picture": picture, "chosen": chosen, "length": length}
+    def batches_of(shown, pass_seed):
+        def example(turn):
+            drawn = tf.numpy_function(choose, (turn, pass_seed), (tf.int64,) * 3, stateful=False)
+            return {
+                name: tf.ensure_shape(part, [None])
+                for name, part in zip(("picture", "chosen", "length"), drawn, strict=True)
+            }
 
         return length_sorted_batches(
-            pictures.map(example), lambda rows: rows["length"].flat_values, per_batch(data), pool, pass_seed
+            shown.map(example), lambda rows: rows["length"].flat_values, per_batch(data), pool, pass_seed
         )
 
     def collate(number, some, chosen):
@@ -90,10 +95,8 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
         }
         return inputs, inputs["targets"], tf.cast(inputs["targets"] != 0, tf.float32)
 
-    # Rows of a ragged tensor have no fixed length, which batches of rows of any length ask for.
-    pictures = tf.RaggedTensor.from_row_lengths(pictures, np.ones_like(pictures))
-    pictures = tf.data.Dataset.from_tensor_slices(pictures)
-    batches = passes(pictures, batches_of, features.num_pictures, seed, steps, first_step)
+    examples = tf.data.Dataset.from_tensor_slices(np.array(shown, np.int64))
+    batches = passes(examples, batches_of, len(shown), seed, steps, first_step)
     return batches.enumerate(first_step).map(read).prefetch(4)
 
 
@@ -103,8 +106,8 @@ def per_batch(data) -> int:
 
 
 def steps_per_pass(config, corpus, features) -> int:
-    """Batches in one pass over the training pictures that have a caption which is short enough."""
-    return -(-features.num_pictures // per_batch(config.data))
+    """Batches in one pass over the training captions that are short enough."""
+    return -(-features.num_turns // per_batch(config.data))
 
 
 def encoded(captions: list[str], config, features) -> list[tuple[str, list[int]]]:

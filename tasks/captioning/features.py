@@ -29,7 +29,7 @@ from shared.pictures import decode_picture
 from shared.run import Run, to_json, write_atomically
 from shared.task import Corpus
 from shared.text import Vocabulary, read_vocabulary
-from tasks.captioning.config import OWN_ENCODER, CaptioningConfig, ModelConfig
+from tasks.captioning.config import OWN_ENCODER, CaptioningConfig, DataConfig, ModelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +115,8 @@ class Features:
     """What describes pictures and captions by numbers."""
 
     vocabulary: Vocabulary
-    num_pictures: int
-    """Training pictures with a caption that is short enough."""
+    num_turns: int
+    """Training examples of a pass, see `turns`."""
     encoder: Encoder | None = None
     """The encoder where it is not trained, else None: then it is part of the model."""
     references: list[list[list[int]]] | None = None
@@ -127,7 +127,7 @@ class Features:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.vocabulary.save(directory / "vocabulary.json")
-        write_atomically(directory / "statistics.json", to_json({"num_pictures": self.num_pictures}))
+        write_atomically(directory / "statistics.json", to_json({"num_turns": self.num_turns}))
         if self.encoder:
             content = Buffer()
             self.encoder.network.save_weights(content)
@@ -160,8 +160,8 @@ def fit(config: CaptioningConfig, corpus: Corpus) -> Features:
     if left_out := total - sum(map(len, references)):
         message = "%d of %d training captions are left out: empty, or longer than data.max_length=%d tokens"
         logger.warning(message, left_out, total, longest)
-    num_pictures = sum(map(bool, references))
-    if not num_pictures:
+    num_turns = sum(turns(captions, config.data) for captions in references)
+    if not num_turns:
         raise UserError(f"data.max_length: {longest} tokens leave no training caption of {corpus.name}; choose more")
     logger.info("vocabulary: %d entries", len(vocabulary))
     encoder = None
@@ -170,7 +170,7 @@ def fit(config: CaptioningConfig, corpus: Corpus) -> Features:
         if source:
             load_encoder(encoder, source.features)
     rewarded = config.training.objective == "cider"
-    return Features(vocabulary, num_pictures, encoder, references if rewarded else None)
+    return Features(vocabulary, num_turns, encoder, references if rewarded else None)
 
 
 def _source(model: ModelConfig) -> Run | None:
@@ -193,19 +193,24 @@ def fits(caption: list[int], max_length: int) -> bool:
     return 0 < len(caption) <= max_length
 
 
+def turns(captions: list, data: DataConfig) -> int:
+    """How often a pass shows a picture with these captions: with `data.captions_per_picture` at a time, once each."""
+    return -(-len(captions) // data.captions_per_picture)
+
+
 def load(config: CaptioningConfig, directory: str | Path) -> Features:
     """The features that `save` wrote. Raises UserError if a file is missing or damaged."""
     directory = Path(directory)
     encoder, references = None, None
     with _readable(directory / "statistics.json") as path:
-        num_pictures = int(json.loads(path.read_bytes())["num_pictures"])
+        num_turns = int(json.loads(path.read_bytes())["num_turns"])
     if not config.model.train_encoder:
         encoder = Encoder(config.model)
         load_encoder(encoder, directory)
     if config.training.objective == "cider":
         with _readable(directory / "references.json") as path:
             references = json.loads(path.read_bytes())
-    return Features(read_vocabulary(directory / "vocabulary.json"), num_pictures, encoder, references)
+    return Features(read_vocabulary(directory / "vocabulary.json"), num_turns, encoder, references)
 
 
 @contextlib.contextmanager

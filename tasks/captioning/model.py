@@ -2,7 +2,7 @@
 
     regions = encoder(picture)                           see tasks.captioning.features
     found = relu(W [regions, where they are])            then, with `model.look_alikes`, what LookAlikes makes of it
-    summary = [mean(found), max(found)]                  without attention all that the writer knows
+    summary = [mean(found), max(found)]                  and how many kinds of things; without attention all there is
     memory = [found, s x, s y]                           with s = `model.coordinates`, and x, y from -1 to 1
     p(y_t | y_<t, picture) = writer(y_<t, summary, memory)   attention looks where the next word is to be seen
 
@@ -200,8 +200,9 @@ class LookAlikes(layers.Layer):
     for all of them by. Where a region knows of all that are like it, to look at one will do.
 
     Regions are alike whose projections point the same way: by exp(SHARPNESS (cosine - 1)), from 1 down to almost 0.
-    Since each adds 1 / (how many are like it), the sum over all regions is the number of kinds. Compare Wang et al.
-    2018, "Non-local neural networks".
+    Since each adds 1 / (how many are like it), the sum over all regions is the number of kinds. Where they are is told
+    by their mean and by how far they reach to all sides, for relations are of the box around a group. Compare Wang et
+    al. 2018, "Non-local neural networks".
 
     Args:
         units: of the memory, before and after.
@@ -210,7 +211,7 @@ class LookAlikes(layers.Layer):
 
     PROJECTED = 32
     SHARPNESS = 12.0
-    TOLD = 6
+    TOLD = 10
 
     def __init__(self, units, centres, **arguments):
         super().__init__(**arguments)
@@ -227,20 +228,32 @@ class LookAlikes(layers.Layer):
     def call(self, memory, regions):
         """The memory (batch, regions, units) that knows more, of one and the regions (batch, regions, channels); and
         (batch, 1) how many kinds of things the picture shows, the ground among them."""
-        amount, off = self.alike(ops.cast(self.look(regions), "float32"))
+        amount, off, reach = self.alike(ops.cast(self.look(regions), "float32"))
         kinds = ops.sum(1.0 / amount, axis=1)
-        told = ops.concatenate([amount / 10.0, ops.log(amount), 8.0 * off, 8.0 * ops.abs(off)], axis=-1)
+        told = [amount / 10.0, ops.log(amount), 8.0 * off, 8.0 * ops.abs(off), 4.0 * reach]
+        told = ops.concatenate(told, axis=-1)
         memory = self.out(ops.concatenate([memory, ops.cast(told, memory.dtype)], axis=-1))
         return memory, ops.cast(kinds, memory.dtype)
 
     def alike(self, looks):
-        """How many regions are like each, itself among them, (batch, regions, 1); how far off its centre is the centre
-        of them all, (batch, regions, 2), in shares of the picture."""
+        """What there is like each region, itself included; places in shares of the picture.
+
+        Args:
+            looks: (batch, regions, any), float32.
+
+        Returns:
+            how many there are, (batch, regions, 1); how far off the region's centre is the centre of them all, (batch,
+            regions, 2); and how far the last of them is from the left, the top, the right and the bottom of the
+            picture, (batch, regions, 4).
+        """
         looks = looks * ops.rsqrt(ops.sum(ops.square(looks), axis=-1, keepdims=True) + 1e-6)
         shares = ops.exp(self.SHARPNESS * (ops.matmul(looks, ops.transpose(looks, (0, 2, 1))) - 1.0))
         amount = ops.sum(shares, axis=-1, keepdims=True)
         centres = ops.convert_to_tensor(self.centres, "float32")
-        return amount, ops.matmul(shares, ops.repeat(centres[None], ops.shape(shares)[0], axis=0)) / amount - centres
+        from_sides = tf.unstack(ops.concatenate([centres, 1.0 - centres], axis=1), axis=1)
+        reach = ops.stack([ops.max(shares * distance, axis=-1) for distance in from_sides], axis=-1)
+        off = ops.matmul(shares, ops.repeat(centres[None], ops.shape(shares)[0], axis=0)) / amount - centres
+        return amount, off, reach
 
 
 def unevenness(weights, targets):

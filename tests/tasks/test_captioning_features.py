@@ -93,11 +93,11 @@ def test_captions_that_are_too_long_or_empty_are_left_out_and_counted(caplog):
     with caplog.at_level(logging.WARNING):
         features = fit(configured(max_length=2, objective="cider"), CORPUS)
     assert "3 of 8 training captions are left out: empty, or longer than data.max_length=2" in caplog.text
-    assert features.num_pictures == 3
+    assert features.num_turns == 5
     texts = [[features.vocabulary.decode(ids) for ids in rows] for rows in features.references]
     assert texts == [["a dog"], ["two dogs"], [], ["a cat"] * 3]
     caplog.clear()
-    assert fit(configured(), corpus_of({"train": CAPTIONS["train"][:2]})).num_pictures == 2
+    assert fit(configured(), corpus_of({"train": CAPTIONS["train"][:2]})).num_turns == 3
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -116,10 +116,10 @@ def test_features_come_back_as_they_were(tmp_path):
         features.save(tmp_path / objective / "features")
         found = load(config, tmp_path / objective / "features")
         assert found.vocabulary.tokens() == features.vocabulary.tokens() and found.encoder is None
-        assert (found.num_pictures, found.references) == (features.num_pictures, features.references)
+        assert (found.num_turns, found.references) == (features.num_turns, features.references)
         written = {path.name for path in (tmp_path / objective / "features").iterdir()}
         assert written == {"vocabulary.json", "statistics.json", *names}
-        assert json.loads((tmp_path / objective / "features/statistics.json").read_text()) == {"num_pictures": 4}
+        assert json.loads((tmp_path / objective / "features/statistics.json").read_text()) == {"num_turns": 7}
 
 
 def test_weights_that_are_not_there_are_one_line(tmp_path):

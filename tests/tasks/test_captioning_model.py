@@ -232,11 +232,13 @@ def test_regions_know_how_many_are_like_them_and_where():
     looks = np.stack([a, b, 2 * a, b, -b, a])[None].astype("float32")  # how strongly does not matter
     x = np.arange(6) / 8
     layer = LookAlikes(5, np.stack([x, np.full(6, 0.5)], axis=1))
-    amount, off = layer.alike(looks)
+    amount, off, reach = layer.alike(looks)
     np.testing.assert_allclose(amount[0, :, 0], [3, 2, 3, 2, 1, 3], rtol=1e-3)
     across = np.array([x[[0, 2, 5]].mean(), x[[1, 3]].mean()])[[0, 1, 0, 1, 0, 0]] - x
     across[4] = 0
     np.testing.assert_allclose(off[0], np.stack([across, np.zeros(6)], axis=1), atol=4e-4)
+    of_a, of_b, alone = [5 / 8, 0.5, 1, 0.5], [3 / 8, 0.5, 7 / 8, 0.5], [4 / 8, 0.5, 4 / 8, 0.5]
+    np.testing.assert_allclose(reach[0], [of_a, of_b, of_a, of_b, alone, of_a], rtol=1e-5)
     layer.build((None, 6, 3))
     layer.look.kernel.assign(np.eye(3, layer.PROJECTED))
     _, kinds = layer(np.zeros((1, 6, 5), "float32"), looks)
