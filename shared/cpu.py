@@ -4,8 +4,8 @@ TensorFlow's own product packs and shares out its work in ways that cost as much
 cross-entropy goes over scores of many words a dozen times. Here OpenBLAS, which comes with NumPy, forms the products,
 each core those of a share of the rows, and the cross-entropy of a row is computed while the row is in the cache.
 
-`on_cores` shares out work; `affine` and `cross_entropy` are operations of TensorFlow, with their gradients. XLA cannot
-compile them; where there is a GPU, TensorFlow's own are taken.
+`on_cores` shares out work; `affine`, `batch_product` and `cross_entropy` are operations of TensorFlow, with their
+gradients. XLA cannot compile them; where there is a GPU, TensorFlow's own are taken.
 """
 
 import functools
@@ -48,6 +48,12 @@ def _cores() -> tuple[int, ThreadPoolExecutor]:
     threadpoolctl.threadpool_limits(1, user_api="blas")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return cores, ThreadPoolExecutor(cores, "cores")
+
+
+def in_numpy(function, arguments, shapes, dtype) -> list:
+    """Tensors of these shapes, and of one dtype, that a function of NumPy's arrays returns for tensors."""
+    found = tf.nest.flatten(tf.numpy_function(function, arguments, [dtype] * len(shapes), stateful=False))
+    return [tf.ensure_shape(each, shape) for each, shape in zip(found, shapes, strict=True)]
 
 
 def empty(shape, dtype) -> np.ndarray:
@@ -108,8 +114,6 @@ def affine(x, kernel, bias, transposed=False):
 
 
 def _affine(x, kernel, bias, transposed):
-    call = functools.partial(tf.numpy_function, stateful=False)
-
     def forward(x, kernel, bias):
         return product(x, kernel.T if transposed else kernel, bias)
 
@@ -120,12 +124,43 @@ def _affine(x, kernel, bias, transposed):
     @tf.custom_gradient
     def run(x, kernel, bias):
         def gradient(d):
-            found = call(backward, [d, x, kernel], (x.dtype,) * 3)
-            return [tf.ensure_shape(each, like.shape) for each, like in zip(found, (x, kernel, bias), strict=True)]
+            return in_numpy(backward, [d, x, kernel], [x.shape, kernel.shape, bias.shape], x.dtype)
 
-        return tf.ensure_shape(call(forward, [x, kernel, bias], x.dtype), (x.shape[0], *bias.shape)), gradient
+        return in_numpy(forward, [x, kernel, bias], [(x.shape[0], *bias.shape)], x.dtype)[0], gradient
 
     return run(x, kernel, bias)
+
+
+def batch_product(a, b):
+    """a b for each row of a batch.
+
+    Args:
+        a: (batch, m, k). b: (batch, k, n), of the same dtype.
+
+    Returns:
+        (batch, m, n), differentiable once.
+    """
+    if not own_kernels(a.dtype):
+        return tf.matmul(a, b)
+
+    @tf.custom_gradient
+    def run(a, b):
+        def gradient(d):
+            return in_numpy(_products_back, [d, a, b], [a.shape, b.shape], a.dtype)
+
+        return in_numpy(_products, [a, b], [(*a.shape[:2], b.shape[2])], a.dtype)[0], gradient
+
+    return run(a, b)
+
+
+def _products(a, b):
+    found = empty((*a.shape[:2], b.shape[2]), a.dtype)
+    on_cores(lambda rows: np.matmul(a[rows], b[rows], out=found[rows]), len(a))
+    return found
+
+
+def _products_back(d, a, b):
+    return _products(d, b.transpose(0, 2, 1)), _products(a.transpose(0, 2, 1), d)
 
 
 def cross_entropy(ids, scores, smoothing):
@@ -137,17 +172,17 @@ def cross_entropy(ids, scores, smoothing):
     Returns:
         (...) in nats, differentiable once with respect to the scores.
     """
-    call, shape, dtype = functools.partial(tf.numpy_function, stateful=False), ids.shape, scores.dtype
 
     @tf.custom_gradient
     def run(scores):
-        losses, totals = call(functools.partial(_losses, smoothing), [ids, scores], (dtype, dtype))
+        shapes, dtype = [ids.shape] * 2, scores.dtype
+        losses, totals = in_numpy(functools.partial(_losses, smoothing), [ids, scores], shapes, dtype)
 
         def gradient(d):
             arguments = [d, ids, scores, totals]
-            return tf.ensure_shape(call(functools.partial(_losses_back, smoothing), arguments, dtype), scores.shape)
+            return in_numpy(functools.partial(_losses_back, smoothing), arguments, [scores.shape], dtype)[0]
 
-        return tf.ensure_shape(losses, shape), gradient
+        return losses, gradient
 
     return run(scores)
 
@@ -168,12 +203,9 @@ def _losses(smoothing, ids, scores):
 
 
 def _losses_back(smoothing, d, ids, scores, totals):
-    words, found = scores.shape[-1], empty(scores.shape, scores.dtype)
-    d, ids, totals, scores, gradients = (
-        *map(np.ravel, (d, ids, totals)),
-        scores.reshape(-1, words),
-        found.reshape(-1, words),
-    )
+    found = empty(scores.shape, scores.dtype)
+    d, ids, totals = map(np.ravel, (d, ids, totals))
+    scores, gradients = (each.reshape(-1, scores.shape[-1]) for each in (scores, found))
 
     def work(rows):
         _row_losses_back(scores.dtype.type(smoothing), d[rows], ids[rows], scores[rows], totals[rows], gradients[rows])

@@ -7,13 +7,11 @@ weights = softmax(score) over the memory; context = sum of weights * memory
 A sentinel is one more position, made anew at every step, for what is not in the memory: Lu et al. 2017.
 """
 
-import functools
-
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from shared.cpu import compiled, empty, on_cores, own_kernels, reduction
+from shared.cpu import batch_product, compiled, empty, in_numpy, on_cores, own_kernels, reduction
 from shared.recurrent.cells import tanh
 
 
@@ -61,16 +59,16 @@ class Attention(layers.Layer):
         if self.kind == "additive":
             scores = additive_scores(queries, keys, ops.cast(self.score_vector, queries.dtype))
         else:
-            scores = ops.matmul(queries, ops.transpose(keys, (0, 2, 1))) / self.units**0.5
+            scores = batch_product(queries, ops.transpose(keys, (0, 2, 1))) / self.units**0.5
         scores = ops.where(memory_mask[:, None], ops.cast(scores, "float32"), -1e9)
         if sentinel is None:
             weights = ops.softmax(scores)
-            return ops.matmul(ops.cast(weights, memory.dtype), memory), weights
+            return batch_product(ops.cast(weights, memory.dtype), memory), weights
         keys = self.keys(sentinel)
         own = self._score(queries + keys) if self.kind == "additive" else ops.sum(queries * keys, -1) / self.units**0.5
         weights = ops.softmax(ops.concatenate([scores, ops.cast(own, "float32")[..., None]], axis=-1))
         weights, rest = weights[..., :-1], ops.cast(weights[..., -1:], memory.dtype)
-        return ops.matmul(ops.cast(weights, memory.dtype), memory) + rest * sentinel, weights
+        return batch_product(ops.cast(weights, memory.dtype), memory) + rest * sentinel, weights
 
     def _score(self, sums):
         return ops.dot(ops.tanh(sums), ops.cast(self.score_vector, self.compute_dtype))
@@ -93,16 +91,15 @@ def additive_scores(queries, keys, v):
     """
     if not own_kernels(queries.dtype):
         return ops.dot(ops.tanh(queries[:, :, None] + keys[:, None]), v)
-    call, dtype = functools.partial(tf.numpy_function, stateful=False), queries.dtype
 
     @tf.custom_gradient
     def run(queries, keys, v):
-        def gradient(d):
-            found = call(_scores_back, [d, queries, keys, v], (dtype,) * 3)
-            return [tf.ensure_shape(each, like.shape) for each, like in zip(found, (queries, keys, v), strict=True)]
+        shapes, dtype = [queries.shape, keys.shape, v.shape], v.dtype
 
-        scores = call(_scores, [queries, keys, v], dtype)
-        return tf.ensure_shape(scores, (*queries.shape[:2], keys.shape[1])), gradient
+        def gradient(d):
+            return in_numpy(_scores_back, [d, queries, keys, v], shapes, dtype)
+
+        return in_numpy(_scores, [queries, keys, v], [(*queries.shape[:2], keys.shape[1])], dtype)[0], gradient
 
     return run(queries, keys, v)
 

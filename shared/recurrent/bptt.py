@@ -27,7 +27,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from shared.cpu import column_sums, compiled, empty, on_cores, product
+from shared.cpu import column_sums, compiled, empty, in_numpy, on_cores, product
 from shared.recurrent.cells import CELLS, GRU, LAYER_NORM_LSTM, SAVED, SCALES, STATES, step, step_back
 from shared.recurrent.panels import WIDTH, multiply, pack
 
@@ -59,15 +59,14 @@ def unroll(cell, x, state, W, c, mask=None, kept=None, truncate=0):
 
     @tf.custom_gradient
     def run(x, W, c, *first):
-        call = functools.partial(tf.numpy_function, stateful=False)
-        states, saved = call(functools.partial(_forward, cell), [x, W, c, mask, kept, *first], (dtype, dtype))
-        states.set_shape((STATES[cell], None, x.shape[1], W.shape[0]))
+        shapes = (STATES[cell], None, x.shape[1], W.shape[0]), (x.shape[0], x.shape[1], None)
+        states, saved = in_numpy(functools.partial(_forward, cell), [x, W, c, mask, kept, *first], shapes, dtype)
         outputs = states[0, 1:] if shown is None else states[0, 1:] * shown
 
         def gradient(d_outputs, *d_final):
             arguments = [d_outputs, W, c, mask, kept, states, saved, *d_final]
-            found = call(functools.partial(_backward, cell, truncate), arguments, (dtype,) * (3 + len(first)))
-            return [tf.ensure_shape(each, like.shape) for each, like in zip(found, (x, W, c, *first), strict=True)]
+            shapes = [each.shape for each in (x, W, c, *first)]
+            return in_numpy(functools.partial(_backward, cell, truncate), arguments, shapes, dtype)
 
         return (outputs, *tf.unstack(states[:, -1])), gradient
 

@@ -50,6 +50,19 @@ def test_an_affine_map_is_product_and_sum(leading, inputs, outputs, transposed, 
     compare(lambda *each: cpu.affine(*each, transposed=transposed), plain, arguments, dtype)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), *[st.integers(1, 30)] * 3, st.sampled_from(sorted(TOLERANCE)))
+def test_a_batch_product_is_the_product_of_each_row(batch, m, k, n, dtype):
+    rng = np.random.default_rng(1)
+    arguments = rng.normal(size=(batch, m, k)), rng.normal(size=(batch, k, n))
+    compare(cpu.batch_product, tf.matmul, arguments, dtype)
+
+
+def test_a_batch_product_of_half_precision_is_tensorflow_s():
+    a, b = (tf.ones(shape, "bfloat16") for shape in ((2, 3, 4), (2, 4, 5)))
+    assert cpu.batch_product(a, b).dtype == "bfloat16"
+
+
 def test_an_affine_map_of_half_precision_has_the_precision_of_its_bias():
     x, kernel = (tf.ones(shape, "bfloat16") for shape in ((2, 3, 4), (4, 5)))
     assert cpu.affine(x, kernel, tf.ones(5)).dtype == "float32"
