@@ -16,8 +16,8 @@ derivative stand in `cells`.
 
 Keras runs the same recurrence as one call of the cell at each step, and lets TensorFlow record and differentiate it.
 But to dispatch the dozen operations of a step takes about as long as they do. Here the loop over all steps is compiled
-code, with products made for it, see `panels`. Nothing goes from one row of a batch to another, so the rows are shared out among the processor's
-cores, and no core waits for another before the last step; nor for Python, which is not asked before.
+code, with products made for it, see `panels`. Nothing goes from one row of a batch to another, so the rows are shared
+out among the processor's cores, and no core waits for another, or for Python, before the last step.
 
 In mixed precision all of this is float32: in eight bits of mantissa a state would soon swallow what is added to it.
 """
@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from shared.cpu import column_sums, compiled, empty, in_numpy, on_cores, product
-from shared.recurrent.cells import CELLS, GRU, LAYER_NORM_LSTM, SAVED, SCALES, STATES, step, step_back
+from shared.recurrent.cells import CELLS, GRU, LAYER_NORM_LSTM, SAVED, SCALES, STATES, add, copy, step, step_back
 from shared.recurrent.panels import WIDTH, multiply, pack
 
 
@@ -109,9 +109,11 @@ def _one_step(cell, t, begin, a, x, c, mask, kept, states, saved):
     last = len(states) - 1
     for i in range(len(a)):
         row = begin + i
-        h, cells, new_h, new_cells = states[0, t, row], states[last, t, row], states[0, t + 1, row], states[last, t + 1, row]
+        h, cells = states[0, t, row], states[last, t, row]
+        new_h, new_cells = states[0, t + 1, row], states[last, t + 1, row]
         if mask.size and not mask[t, row]:
-            new_h[:], new_cells[:] = h, cells
+            copy(h, new_h)
+            copy(cells, new_cells)
             continue
         step(cell, x[t, row], a[i, : x.shape[2]], c, kept[t, row], h, cells, new_h, new_cells, saved[t, row])
 
@@ -125,10 +127,8 @@ def _backward(cell, truncate, d_outputs, W, c, mask, kept, states, saved, *d_fin
     packed = pack(W.T)
 
     def work(rows):
-        found = (dx, da, d_state)
-        return _all_steps_back(
-            cell, truncate, rows.start, rows.stop, packed, d_outputs, c, mask, kept, states, saved, *found
-        )
+        of_steps, found = (d_outputs, c, mask, kept, states, saved), (dx, da, d_state)
+        return _all_steps_back(cell, truncate, rows.start, rows.stop, packed, *of_steps, *found)
 
     dc = sum(on_cores(work, batch))
     h, da = states[0, :-1].reshape(-1, len(W)), da.reshape(-1, W.shape[1])
@@ -147,14 +147,14 @@ def _all_steps_back(cell, truncate, begin, end, W, d_outputs, c, mask, kept, sta
                 dx[t, row] = 0
                 da[t, row] = 0
                 continue
-            d_state[0, row] += d_outputs[t, row]
+            add(d_outputs[t, row], d_state[0, row])
             step_back(
                 cell, c, kept[t, row], states[0, t, row], states[last, t, row], saved[t, row],
                 d_state[0, row], d_state[last, row], dx[t, row], da[t, row], dc,
             )  # fmt: skip
         multiply(da[t, begin:end], W, units, dh)
         for row in range(begin, end):
-            d_state[0, row] += dh[row - begin, :units]
+            add(dh[row - begin, :units], d_state[0, row])
         if truncate and t and t % truncate == 0:
             d_state[:, begin:end] = 0
     return dc

@@ -63,6 +63,20 @@ def _sigmoid(x):
 
 
 @compiled
+def copy(values, to):
+    """An assignment to a slice would do, but takes a second to compile, most of it for messages of errors."""
+    for k in range(len(values)):
+        to[k] = values[k]
+
+
+@compiled
+def add(values, to):
+    """As `copy`."""
+    for k in range(len(values)):
+        to[k] += values[k]
+
+
+@compiled
 def _parts(row, units):
     """The parts of a row that are `units` long, as arrays of their own; empty beyond its end."""
     u = units
@@ -80,7 +94,7 @@ def simple_forward(cell, x, a, new, saved):
         for k in range(len(x)):
             s = x[k] + a[k]
             saved[k] = zero if s < zero else s
-    new[:] = saved
+    copy(saved, new)
 
 
 @compiled
@@ -163,7 +177,8 @@ def gru_forward(x, a, h, new, saved):
     """
     units = len(h)
     z, r, n, a_n, _ = _parts(saved, units)
-    x_n, a_n[:] = x[2 * units :], a[2 * units :]
+    x_n = x[2 * units :]
+    copy(a[2 * units :], a_n)
     for k in range(2 * units):
         saved[k] = sigmoid(x[k] + a[k])
     for k in range(units):
@@ -185,7 +200,7 @@ def gru_backward(dh, saved, h, dx, da):
         dx_n[k] = dh[k] * (one - z[k]) * (one - n[k] * n[k])
     for k in range(units):
         dx_r[k] = dx_n[k] * a_n[k] * r[k] * (one - r[k])
-    da[: 2 * units] = dx[: 2 * units]
+    copy(dx[: 2 * units], da)
     for k in range(units):
         da_n[k] = dx_n[k] * r[k]
     for k in range(units):
@@ -260,7 +275,7 @@ def layer_norm_lstm_backward(dh, dc, saved, c, b, db, dx, da):
     for k in range(u):
         d_normal[k] *= r[k]
     normalise_back(d_normal, normal_c, scales[1])
-    dc += d_normal
+    add(d_normal, dc)
     _lstm_update_back(dh, dc, saved, c, dx)
     for k in range(4 * u):
         dq[k] += dx[k] * normal_a[k]
@@ -298,7 +313,7 @@ def step(cell, x, a, b, kept, h, c, new_h, new_c, saved):
     """
     units = len(h)
     if cell != LAYER_NORM_LSTM:
-        a += b
+        add(b, a)
     if cell == LSTM:
         lstm_forward(x, a, c, new_h, new_c, saved)
     elif cell == LAYER_NORM_LSTM:
@@ -333,6 +348,6 @@ def step_back(cell, b, kept, h, c, saved, dh, dc, dx, da, db):
     else:
         simple_backward(cell, dh, saved, da)
     if kept.size:
-        dh += past[:units]
+        add(past[:units], dh)
     if len(kept) > units:
-        dc += past[units:]
+        add(past[units:], dc)

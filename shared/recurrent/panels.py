@@ -105,7 +105,8 @@ def _tile(typing, height, x, row, panels, panel, out):
 
         def repeated(number):
             first = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.IntType(32)(0))
-            return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), VECTOR), [0] * VECTOR))
+            zeros = ir.Constant(ir.VectorType(ir.IntType(32), VECTOR), [0] * VECTOR)
+            return builder.shuffle_vector(first, first, zeros)
 
         of_rows = [pointer(1, x, builder.add(row, whole(i))) for i in range(rows)]
         of_panels = [pointer(3, panels, builder.add(panel, whole(i))) for i in range(together)]
