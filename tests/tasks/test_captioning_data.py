@@ -15,6 +15,7 @@ from shared.batching import padded_length
 from shared.task import Corpus
 from shared.text import BOS, EOS, PAD
 from shared.tiny_world import english
+from shared.tiny_world.pictures import places
 from tasks.captioning.config import AugmentConfig, CaptioningConfig, DataConfig, ModelConfig, VocabularyConfig
 from tasks.captioning.corpus import prepare
 from tasks.captioning.data import augmented, encoded, steps_per_pass, training_batches
@@ -22,7 +23,6 @@ from tasks.captioning.features import fit, seen
 
 LONGEST, BATCH, TWO = 6, 8, 2
 RANDOM = np.random.default_rng(2)
-NOUNS = {noun for forms in english.NOUNS.values() for noun in forms}
 WORDS = ["red", "green", "blue", "large", "small", "house", "bear", "oil"]
 
 
@@ -209,20 +209,17 @@ def test_every_word_knows_where_the_next_noun_is_to_be_seen(cache):
     )
     corpus = prepare(config)
     features = fit(config, corpus)
-    boxes = {}  # caption -> the boxes of everything of which it tells
+    told = {}  # caption -> the boxes of its words, in each picture that it is a caption of
     for record in seen(config, corpus, features, "train")[0]:
-        scene = json.loads(record["scene"])
         for text in record["captions"]:
-            boxes.setdefault(text, []).append({tuple(box) for group in scene for box in group["boxes"]})
+            told.setdefault(text, []).append(places(text, english, json.loads(record["scene"])))
     for inputs, targets, _ in training_batches(config, corpus, features, 0).take(3).as_numpy_iterator():
         assert inputs["places"].shape[:2] == targets.shape and inputs["places"].shape[3] == 4
-        for row, places in zip(targets, inputs["places"], strict=True):
+        for row, boxes in zip(targets, inputs["places"], strict=True):
             text = features.vocabulary.decode(row)
-            told = [{tuple(box.round(4).tolist()) for box in each if box.any()} for each in places]
-            known = [{tuple(np.float32(some).round(4).tolist()) for some in each} for each in boxes[text]]
-            assert set.union(*told) in known
-            last = max(i for i, each in enumerate(told) if each)
-            assert all(told[: last + 1]) and text.split()[last] in NOUNS
+            found = [[box.round(4).tolist() for box in each if box.any()] for each in boxes]
+            known = [[np.float32(each).round(4).tolist() for each in word] for word in told[text][0]]
+            assert len(told[text]) == 1 and found[: len(known)] == known and not any(found[len(known) :])
 
 
 def test_boxes_are_no_part_of_a_batch_unless_asked_for(stream):
