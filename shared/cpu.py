@@ -145,8 +145,11 @@ def batch_product(a, b):
 
     @tf.custom_gradient
     def run(a, b):
-        def gradient(d):
-            return in_numpy(_products_back, [d, a, b], [a.shape, b.shape], a.dtype)
+        def gradient(d):  # apart, so that what nobody asks for is not computed
+            return [
+                *in_numpy(lambda d, b: _products(d, b.transpose(0, 2, 1)), [d, b], [a.shape], a.dtype),
+                *in_numpy(lambda a, d: _products(a.transpose(0, 2, 1), d), [a, d], [b.shape], a.dtype),
+            ]
 
         return in_numpy(_products, [a, b], [(*a.shape[:2], b.shape[2])], a.dtype)[0], gradient
 
@@ -157,10 +160,6 @@ def _products(a, b):
     found = empty((*a.shape[:2], b.shape[2]), a.dtype)
     on_cores(lambda rows: np.matmul(a[rows], b[rows], out=found[rows]), len(a))
     return found
-
-
-def _products_back(d, a, b):
-    return _products(d, b.transpose(0, 2, 1)), _products(a.transpose(0, 2, 1), d)
 
 
 def cross_entropy(ids, scores, smoothing):

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from shared.cpu import OPTIONS, compiled, reduction
+from shared.cpu import HALF, OPTIONS, compiled, reduction
 
 # Simple cells by their activation; the functions take positions in this tuple.
 CELLS = ("tanh", "relu", "lstm", "gru", "layer_norm_lstm")
@@ -27,7 +27,6 @@ P = tuple(map(np.float32, (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467
 P += tuple(map(np.float32, (1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03)))
 Q = tuple(map(np.float32, (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)))
 END = np.float32(7.90531110763549805)
-HALF = np.float32(0.5)
 
 
 def tanh(x):

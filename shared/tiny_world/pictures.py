@@ -140,34 +140,13 @@ def judge(caption: str, language: ModuleType, scene: Sequence[dict]) -> Verdict:
     )
 
 
-def places(caption: str, language: ModuleType, scene: Sequence[dict]) -> list[list[Box]]:
-    """For each of the `words` of a caption where to look for it: boxes of what it, or the next noun, names.
+def places(caption: str, language: ModuleType, scene: Sequence[dict]) -> list[list[list[float]]]:
+    """For each of the `words` of a caption where to look for it: the boxes of what it, or the next noun, names.
 
-    Of what something else lies before only the part beside the box of that. No boxes for what comes after the last noun.
-    See `judge` for the arguments.
+    No boxes for what comes after the last noun. See `judge` for the arguments.
     """
-    nouns = [(position, _visible(boxes, scene)) for position, boxes in judge(caption, language, scene).nouns]
+    nouns = judge(caption, language, scene).nouns
     return [next((boxes for noun, boxes in nouns if position <= noun), []) for position in range(len(words(caption)))]
-
-
-def _visible(boxes: list[Box], scene: Sequence[dict]) -> list[Box]:
-    """The parts of a group's boxes that are beside those of all groups before it."""
-    found = boxes
-    for group in itertools.takewhile(lambda each: each["boxes"][0] not in boxes, scene):
-        for before in group["boxes"]:
-            found = [part for box in found for part in _parts_beside(box, before)]
-    return found
-
-
-def _parts_beside(box: Box, before: Box) -> list[Box]:
-    left, top, right, bottom = box
-    from_left, from_top = max(left, before[0]), max(top, before[1])
-    to_right, to_bottom = min(right, before[2]), min(bottom, before[3])
-    if from_left >= to_right or from_top >= to_bottom:
-        return [box]
-    above, below = (left, top, right, from_top), (left, to_bottom, right, bottom)
-    beside = (left, from_top, from_left, to_bottom), (to_right, from_top, right, to_bottom)
-    return [part for part in (above, below, *beside) if part[0] < part[2] and part[1] < part[3]]
 
 
 def _reads(told: Scene, scene: Sequence[dict], order: Sequence[int]) -> bool:

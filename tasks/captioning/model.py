@@ -146,7 +146,7 @@ class Captioner(keras.Model):
             memory: (captions, regions, units ...). inside: see `straying`. targets: (captions, time) ids.
         """
         inside = inside / ops.maximum(ops.sum(inside, axis=-1, keepdims=True), 1.0)
-        seen = batch_product(inside, ops.cast(memory[..., : self.config.memory_units], "float32"))
+        seen = batch_product(inside, ops.cast(memory, "float32"))[..., : self.config.memory_units]
         return mean_where(ops.any(inside > 0, axis=-1), token_cross_entropy(targets, self.naming(seen)))
 
     def _with_own_words(self, tokens, view):

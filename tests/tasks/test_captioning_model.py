@@ -249,7 +249,7 @@ def test_the_same_picture_elsewhere_in_a_batch_is_seen_the_same():
     model = untrained(cell="gru", look_alikes=True)
     _, memory, _ = model.see(REGIONS)
     _, turned, _ = model.see(REGIONS[::-1])
-    np.testing.assert_allclose(turned.numpy()[::-1], memory.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(turned.numpy()[::-1], memory.numpy(), rtol=1e-5, atol=1e-5)
 
 
 # The centres of the regions are at x = 1/6, 1/2, 5/6 and y = 1/4, 3/4.
