@@ -39,3 +39,15 @@ def test_what_is_no_number_stays_so():
     panels, out = pack(np.eye(4)), np.empty((1, 4 * WIDTH))
     multiply(np.array([[0.0, np.nan, 0.0, 0.0]]), panels, 4, out)
     assert np.isnan(out[0, :4]).all()
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 6, 7, 20])
+def test_a_row_is_the_same_whatever_rows_stand_beside_it(rows):
+    rng = np.random.default_rng(rows)
+    panels = pack(rng.normal(size=(33, 70)).astype("float32"))
+    x = rng.normal(size=(rows, 33)).astype("float32")
+    together, alone = np.empty((rows, len(panels) * WIDTH), "float32"), np.empty((1, len(panels) * WIDTH), "float32")
+    multiply(x, panels, 70, together)
+    for row in range(rows):
+        multiply(x[row : row + 1], panels, 70, alone)
+        np.testing.assert_array_equal(alone[0, :70], together[row, :70])
