@@ -34,6 +34,9 @@ from tasks.speech.decode import log_posteriors, recognise
 from tasks.speech.features import Features, compute, num_columns
 from tasks.speech.model import Recogniser
 
+# PyTorch's optimisers look for its compiler, which nothing here uses; loading it beside TensorFlow was a crash.
+sys.modules["triton"] = None
+
 try:
     import torch
 except ImportError:

@@ -39,6 +39,9 @@ from tasks.speech.features import load, num_columns
 from tasks.speech.score import score
 from tasks.speech.task import monitor
 
+# PyTorch's optimisers look for its compiler, which nothing here uses; loading it beside TensorFlow was a crash.
+sys.modules["triton"] = None
+
 try:
     import torch
 except ImportError:
