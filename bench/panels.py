@@ -1,14 +1,13 @@
-"""Products of a few rows with one matrix: the panels of the recurrent core beside NumPy's OpenBLAS, on one core.
+"""Products of a few rows with one matrix: the panels of the recurrent core beside NumPy's OpenBLAS.
 
-    python bench/panels.py
+    taskset -c 0 python bench/panels.py
 
-Prints a Markdown table: billions of operations in a second of the processor, and what packing the matrix takes.
+Prints a Markdown table: billions of operations a second, and what packing the matrix takes. To be run on one core, as
+packing takes all that there are.
 """
 
 import os
-import statistics
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -16,39 +15,34 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import threadpoolctl
+from alternation import measure
 
 from shared.recurrent.panels import WIDTH, multiply, pack
 
 SIZES = [(1, 256, 1024), (10, 200, 800), (10, 650, 2600), (16, 128, 512), (32, 512, 2048)]
-LEAST = 2e8  # operations in a measurement
-PAIRS = 7
-
-
-def seconds(function, times):
-    """Processor time of a call, all threads together."""
-    start = time.process_time()
-    for _ in range(times):
-        function()
-    return (time.process_time() - start) / times
+LEAST = 5e7  # operations in a call that is timed
+PAIRS = 5
 
 
 def row(rows, depth, columns):
-    """Operations a second with panels and with NumPy, and the seconds of packing, medians over PAIRS."""
+    """Operations a second with panels and with NumPy, and the seconds of packing."""
     rng = np.random.default_rng(1)
     x, W = (rng.normal(size=shape).astype("float32") for shape in ((rows, depth), (depth, columns)))
     packed, out = pack(W), np.empty((rows, columns), "float32")
-    padded, operations = np.empty((rows, len(packed) * WIDTH), "float32"), 2 * rows * depth * columns
+    padded = np.empty((rows, len(packed) * WIDTH), "float32")
+    operations = 2 * rows * depth * columns
     times = int(LEAST / operations) + 1
-    found = [
-        (
-            seconds(lambda: multiply(x, packed, columns, padded), times),
-            seconds(lambda: np.dot(x, W, out=out), times),
-            seconds(lambda: pack(W), 1),
-        )
-        for _ in range(PAIRS)
-    ]
-    own, numpy, packing = map(statistics.median, zip(*found, strict=True))
-    return operations / own, operations / numpy, packing
+
+    def with_panels():
+        for _ in range(times):
+            multiply(x, packed, columns, padded)
+
+    def with_numpy():
+        for _ in range(times):
+            np.dot(x, W, out=out)
+
+    own, numpy, packing = measure([with_panels, with_numpy, lambda: pack(W)], PAIRS)
+    return times * operations / own, times * operations / numpy, packing
 
 
 def main():

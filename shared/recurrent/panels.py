@@ -49,7 +49,7 @@ def _pack(W, panels, begin, end):
 
 @compiled
 def multiply(x, panels, columns, out):
-    """Writes x W into the first columns of `out`, what comes behind them is of no meaning; inside compiled code only.
+    """Writes x W into the first columns of `out`, what comes behind them is of no meaning.
 
     Args:
         x: (rows, depth), the numbers of a row next to each other. panels: `pack(W)`. columns: of W.

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from shared.cpu import batch_product
+from shared.cpu import batch_product, in_numpy
 from shared.decoding import greedy, sample, tile_beams
 from shared.losses import token_cross_entropy
 from shared.recurrent import STATE_PARTS, Writer
@@ -176,10 +176,7 @@ class Captioner(keras.Model):
         drawn = sample(step, state, rows, longest, self.longest, seed=seed).tokens[:, 0]
         usual = greedy(step, state, rows, longest, self.longest).tokens[:, 0]
         references = ops.repeat(inputs["references"], copies, axis=0)
-        rewards = [
-            tf.ensure_shape(tf.numpy_function(self.reward, (tokens, references), tf.float32), [None])
-            for tokens in (drawn, usual)
-        ]
+        rewards = [in_numpy(self.reward, [tokens, references], [[None]], tf.float32)[0] for tokens in (drawn, usual)]
         drawn = ops.stop_gradient(drawn)
         begun = ops.pad(drawn[:, :-1], [[0, 0], [1, 0]], constant_values=BOS)
         logits, _ = self.writer.read(begun, *self.see(inputs["seen"], copies, training=True), training=True)
