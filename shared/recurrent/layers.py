@@ -7,10 +7,10 @@
             with z, r = sigmoid(U x_t + W h_{t-1} + b); the reset gate r acts after the product, as in cuDNN
 
 and the layer-normalised LSTM of `layer_norm`, which Keras does not have. The others take the same arguments, have the
-same weights and give the same results as Keras'; they differ in `inner_loop` alone. On a GPU Keras decides (cuDNN where
-it applies); on a CPU `shared.recurrent.bptt` runs what it covers, and Keras' generic loop the rest: other activations,
-recurrent dropout, no bias, a mask without zero_output_for_mask, or `use_bptt=False`, which XLA needs. What Keras' loop
-and cuDNN cannot do, `_cell_loop` does.
+same weights and give the same results as Keras'; they differ in `inner_loop` alone. On a GPU cuDNN runs what
+it covers, on a CPU `shared.recurrent.bptt`, and Keras' generic loop the rest: other activations, recurrent dropout, no
+bias, a mask without zero_output_for_mask. XLA compiles the generic loop only: it needs `use_bptt=False`, and on a GPU
+`use_cudnn=False` for LSTM and GRU. What Keras' loop and cuDNN cannot do, `_cell_loop` does.
 """
 
 import functools
@@ -110,18 +110,26 @@ class OwnLoop:
             attributes["recurrent_kernel"] = W
 
     def _inner_loop(self, sequences, initial_state, mask, training):
-        if kernel_of(self, mask) == "bptt":
+        kernel = kernel_of(self, mask)
+        if kernel == "bptt":
             loop = _kernel_loop
+        elif kernel == "cudnn":
+            loop = _cudnn_loop
         elif self.truncate or self.zoneout:
             loop = _cell_loop
-        else:
-            return super().inner_loop(sequences, initial_state, mask, training=training)
+        else:  # not what the subclass of it does, which may be cuDNN
+            return keras.layers.RNN.inner_loop(self, sequences, initial_state, mask, training=training)
         return _whole_sequences(loop, self, sequences, initial_state, mask, training)
 
 
 @keras.saving.register_keras_serializable("unroll")
 class SimpleRNN(OwnLoop, keras.layers.SimpleRNN):
-    """`keras.layers.SimpleRNN`, tanh or ReLU."""
+    """`keras.layers.SimpleRNN`, tanh or ReLU; on a GPU cuDNN's, which Keras does not take."""
+
+    @property
+    def use_cudnn(self):
+        """Keras' simple network has no such argument; XLA, which wants `use_bptt` to be False, cannot compile it."""
+        return self.use_bptt
 
     @property
     def equations(self):
@@ -207,12 +215,13 @@ def kernel_of(layer: keras.layers.RNN, mask=None) -> str:
         return "keras"
     cell, gated = layer.cell, not isinstance(layer, SimpleRNN)
     plain = cell.use_bias and not cell.recurrent_dropout and not layer.unroll and getattr(cell, "reset_after", True)
-    usual = cell.activation.__name__ == "tanh" and (not gated or cell.recurrent_activation.__name__ == "sigmoid")
+    known = cell.activation.__name__ in (("tanh",) if gated else ("tanh", "relu"))
+    known = known and (not gated or cell.recurrent_activation.__name__ == "sigmoid")
+    own_mask = mask is None or layer.zero_output_for_mask
     if tf.config.list_physical_devices("GPU"):
-        usual = usual and not (layer.truncate or layer.zoneout)
-        return "cudnn" if gated and plain and usual and layer.use_cudnn else "keras"
-    covered = layer.use_bptt and plain and (usual or (not gated and cell.activation.__name__ == "relu"))
-    return "bptt" if covered and (mask is None or layer.zero_output_for_mask) else "keras"
+        whole = not (layer.truncate or layer.zoneout)
+        return "cudnn" if plain and known and whole and layer.use_cudnn and own_mask else "keras"
+    return "bptt" if plain and known and layer.use_bptt and own_mask else "keras"
 
 
 def _whole_sequences(loop, layer, sequences, initial_state, mask, training):
@@ -233,20 +242,71 @@ def _whole_sequences(loop, layer, sequences, initial_state, mask, training):
     return final[0], outputs if layer.return_sequences else final[0][:, None], list(final)
 
 
+def _weights(cell, dtype):
+    """U, W, b and c. GRU has two biases, for c is multiplied by the reset gate; the others need but one."""
+    U, W, bias = (ops.cast(weight, dtype) for weight in (cell.kernel, cell.recurrent_kernel, cell.bias))
+    return U, W, *((bias[0], bias[1]) if len(bias.shape) == 2 else (bias, ops.zeros_like(bias)))
+
+
 def _kernel_loop(layer, sequences, state, mask, kept, training):
     """Our kernel."""
-    if training and layer.cell.dropout:
-        sequences = sequences * layer.cell.get_dropout_mask(sequences[0])
-    cell, cast = layer.cell, functools.partial(ops.cast, dtype=sequences.dtype)
-    kernel, W, bias = cast(cell.kernel), cast(cell.recurrent_kernel), cast(cell.bias)
-    # GRU has two biases, for the inner one is multiplied by the reset gate; the others need but one.
-    b, c = (bias[0], bias[1]) if len(bias.shape) == 2 else (bias, ops.zeros_like(bias))
+    cell = layer.cell
+    if training and cell.dropout:
+        sequences = sequences * cell.get_dropout_mask(sequences[0])
+    U, W, b, c = _weights(cell, sequences.dtype)
     if isinstance(layer, LayerNormLSTM):
-        x = normalise(affine(sequences, kernel, ops.zeros_like(b))) * cast(cell.input_gain) + b
-        c = tf.concat([cast(weight) for weight in (cell.recurrent_gain, cell.cell_gain, cell.cell_bias)], axis=0)
+        gains = (ops.cast(gain, b.dtype) for gain in (cell.recurrent_gain, cell.cell_gain, cell.cell_bias))
+        x = normalise(affine(sequences, U, ops.zeros_like(b))) * ops.cast(cell.input_gain, b.dtype) + b
+        c = tf.concat(list(gains), axis=0)
     else:
-        x = affine(sequences, kernel, b)
+        x = affine(sequences, U, b)
     return bptt.unroll(layer.equations, x, tuple(state), W, c, mask, kept, layer.truncate)
+
+
+CUDNN_GATES = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # where Keras has what is first, second, ... in cuDNN
+
+
+def _cudnn_loop(layer, sequences, state, mask, kept, training):
+    """cuDNN; `_cell_loop` reads what cuDNN cannot: rows without a step, and padding before the first step of a row.
+
+    In mixed precision it works in float32, as our kernel does. In bfloat16 its LSTM had gradients some thousand times
+    too large and its GRU had NaN (TensorFlow 2.21 on an H100, 2026-11-26).
+    """
+    cell, compute_dtype = layer.cell, sequences.dtype
+    if training and cell.dropout:
+        sequences = sequences * cell.get_dropout_mask(sequences[0])
+    dtype = tf.float64 if compute_dtype == tf.float64 else tf.float32
+    U, W, b, c = _weights(cell, dtype)
+    if sequences.shape[-1] != U.shape[0] or any(part.shape[-1] != W.shape[0] for part in state):
+        # cuDNN would not notice.
+        raise ValueError(f"inputs {sequences.shape} and state {state[0].shape} for weights {U.shape} and {W.shape}")
+    time, batch = tf.unstack(tf.shape(sequences)[:2])
+    lengths = tf.fill([batch], time) if mask is None else tf.reduce_sum(tf.cast(mask, tf.int32), axis=0)
+    turned = mask is not None and layer.go_backwards  # what was padded on the right begins with its padding
+
+    def read():
+        gates = CUDNN_GATES.get(layer.equations, (0,))
+        matrices = [tf.transpose(tf.split(matrix, len(gates), axis=1)[gate]) for matrix in (U, W) for gate in gates]
+        biases = [tf.split(bias, len(gates))[gate] for bias in (b, c) for gate in gates]
+        inputs, *first = (tf.cast(each, dtype) for each in (sequences, *state))
+        outputs, h, cells, *_ = tf.raw_ops.CudnnRNNV3(
+            input=tf.reverse_sequence(tf.reverse(inputs, [0]), lengths, 0, 1) if turned else inputs,
+            input_h=first[0][None],
+            input_c=first[1][None] if len(first) == 2 else tf.zeros([], dtype),
+            params=tf.concat([tf.reshape(part, [-1]) for part in matrices + biases], axis=0),
+            sequence_lengths=lengths,
+            rnn_mode=layer.equations if len(gates) > 1 else f"rnn_{layer.equations}",
+        )
+        if turned:
+            outputs = tf.reverse(tf.reverse_sequence(outputs, lengths, 0, 1), [0])
+        final = (h[0], cells[0]) if len(first) == 2 else (h[0],)
+        return tf.cast(outputs, compute_dtype), [tf.cast(part, compute_dtype) for part in final]
+
+    if mask is None:
+        return read()
+    right = tf.sequence_mask(lengths, time)
+    readable = tf.reduce_all(mask == tf.transpose(right[:, ::-1] if turned else right)) & tf.reduce_all(lengths > 0)
+    return tf.cond(readable, read, lambda: _cell_loop(layer, sequences, state, mask, kept, training=False))
 
 
 def _cell_loop(layer, sequences, state, mask, kept, training):

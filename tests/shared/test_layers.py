@@ -20,6 +20,8 @@ KERAS = {
     "layer_norm_lstm": functools.partial(CELLS["layer_norm_lstm"], use_bptt=False),  # Keras has none: a call a step
 }
 LENGTHS = [6, 2, 1, 4]
+HAS_GPU = bool(tf.config.list_physical_devices("GPU"))
+tf.config.experimental.enable_tensor_float_32_execution(False)  # which has three digits; a GPU's default
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +35,13 @@ def normal(*shape, seed=0):
 
 
 def pair(cell, units=5, features=3, use_bptt=True, weight_drop=0.0, truncate=0, zoneout=0.0, **arguments):
-    """Our layer and Keras' with the same weights."""
+    """Our layer and Keras' with the same weights, which is left to its loop over the steps."""
     arguments = {"return_sequences": True, "return_state": True, "zero_output_for_mask": True, **arguments}
     own = {"use_bptt": use_bptt, "weight_drop": weight_drop, "truncate": truncate, "zoneout": zoneout}
-    ours = CELLS[cell](units, **own, **arguments)
-    layers = ours, KERAS[cell](units, **arguments)
+    if cell in ("lstm", "gru"):
+        own["use_cudnn"] = "auto" if use_bptt else False
+        arguments["use_cudnn"] = False
+    layers = CELLS[cell](units, **{**arguments, **own}), KERAS[cell](units, **arguments)
     for layer in layers:
         layer.build((None, None, features))
         for i, weight in enumerate(layer.trainable_weights):
@@ -72,7 +76,7 @@ def assert_equal_layers(cell, mask=None, compiled=eager, batch=4, time=6, atol=2
     return ours
 
 
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the kernel is for CPUs")
+@pytest.mark.skipif(HAS_GPU, reason="the kernel is for CPUs")
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("mask", [None, tf.sequence_mask(LENGTHS, 6)], ids=["whole", "masked"])
 @pytest.mark.parametrize("go_backwards", [False, True], ids=["forwards", "backwards"])
@@ -82,7 +86,7 @@ def test_our_kernel_equals_keras(cell, mask, go_backwards, compiled):
     assert kernel_of(layer, mask) == "bptt"
 
 
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the kernel is for CPUs")
+@pytest.mark.skipif(HAS_GPU, reason="the kernel is for CPUs")
 @pytest.mark.parametrize("cell", CELLS)
 @settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
@@ -96,6 +100,24 @@ def test_our_kernel_equals_keras_whatever_the_shape(cell, data):
     # And two units that are nearly equal, normalised, have not even those.
     dtype = "float64" if cell == "layer_norm_lstm" else "float32"
     assert_equal_layers(cell, mask, atol=2e-5, dtype=dtype, **shape)
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="cuDNN is for GPUs")
+@pytest.mark.parametrize("cell", ["simple", "relu", "lstm", "gru"])
+@pytest.mark.parametrize("mask", [None, tf.sequence_mask(LENGTHS, 6)], ids=["whole", "masked"])
+@pytest.mark.parametrize("go_backwards", [False, True], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("compiled", [eager, tf.function], ids=["eager", "graph"])
+def test_cudnn_equals_the_loop_of_keras(cell, mask, go_backwards, compiled):
+    layer = assert_equal_layers(cell, mask, compiled, atol=5e-6, go_backwards=go_backwards)
+    assert kernel_of(layer, mask) == "cudnn"
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="cuDNN is for GPUs")
+@pytest.mark.parametrize(
+    "mask", [tf.sequence_mask([6, 0, 1, 4], 6), ~tf.sequence_mask(LENGTHS, 6)], ids=["empty", "left"]
+)
+def test_a_simple_network_takes_masks_that_cudnn_does_not(mask):
+    assert kernel_of(assert_equal_layers("simple", mask, tf.function, go_backwards=True), mask) == "cudnn"
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -122,13 +144,12 @@ def test_what_is_no_number_stays_none(cell):
     assert np.isfinite(outputs[[0, 2, 3]]).all() and np.isfinite(outputs[1, :2]).all()
 
 
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the kernel is for CPUs")
+@pytest.mark.skipif(HAS_GPU, reason="the kernel is for CPUs")
 def test_the_kernel_refuses_a_state_of_another_size():
     with pytest.raises(ValueError, match="99"):
         pair("lstm")[0](normal(4, 6, 3), initial_state=[normal(4, 5), normal(4, 99)])
 
 
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the kernel is for CPUs")
 @pytest.mark.parametrize("cell", ["simple", "lstm", "gru", "layer_norm_lstm"])  # the gradient of ReLU jumps
 @pytest.mark.parametrize("mask", [None, tf.sequence_mask(LENGTHS, 6)], ids=["whole", "masked"])
 def test_mixed_precision_stays_near_float32(cell, mask):
@@ -139,7 +160,6 @@ def test_mixed_precision_stays_near_float32(cell, mask):
         assert error < 0.1 * np.linalg.norm(expected)
 
 
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the kernel is for CPUs")
 def test_mixed_precision_adds_up_in_float32():
     layer = CELLS["lstm"](1, return_state=True, dtype="mixed_bfloat16")
     layer.build((None, None, 1))
@@ -155,7 +175,7 @@ def test_only_the_last_output_is_returned_where_asked(cell):
 
 
 def test_relu_equals_keras():
-    assert kernel_of(assert_equal_layers("simple", activation="relu")) == "bptt"
+    assert kernel_of(assert_equal_layers("simple", activation="relu")) == ("cudnn" if HAS_GPU else "bptt")
 
 
 @pytest.mark.parametrize(
@@ -347,7 +367,7 @@ every_path = pytest.mark.parametrize(
 @every_path
 def test_truncated_gradients_are_those_of_blocks(cell, mask, go_backwards, compiled, arguments):
     ours, theirs = pair(cell, go_backwards=go_backwards, truncate=4 if go_backwards else 2, **arguments)
-    assert (kernel_of(ours, mask) == "bptt") == (ours.use_bptt and not tf.config.list_physical_devices("GPU"))
+    assert (kernel_of(ours, mask) == "bptt") == (ours.use_bptt and not HAS_GPU)
     found, wanted = results(ours, mask, compiled), results(InBlocks(theirs, ours.truncate), mask)
     for actual, expected in zip(found, wanted, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6)
@@ -411,7 +431,7 @@ def test_zoned_out_states_are_the_same_on_every_path(cell, mask, go_backwards, c
     if compiled not in (eager, tf.function):  # XLA draws other numbers from the same seed
         drawn = kernel.draw_kept(6, 4, True)
         kernel.draw_kept = other.draw_kept = lambda *_: drawn
-    assert (kernel_of(other, mask) == "bptt") == (other.use_bptt and not tf.config.list_physical_devices("GPU"))
+    assert (kernel_of(other, mask) == "bptt") == (other.use_bptt and not HAS_GPU)
     for actual, expected in zip(results(other, mask, compiled), results(kernel, mask), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6)
 
