@@ -11,6 +11,7 @@ gradients. XLA cannot compile them; where there is a GPU, TensorFlow's own are t
 import functools
 import math
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
@@ -18,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 import threadpoolctl
 from llvmlite import ir
+from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
 LEAST_ROWS = 4  # that are worth a core
@@ -40,6 +42,67 @@ def on_cores(work, rows: int, least: int = LEAST_ROWS) -> list:
         return [work(slice(0, rows))]
     edges = [rows * part // parts for part in range(parts + 1)]
     return list(threads.map(work, map(slice, edges, edges[1:])))
+
+
+def together(work, weight: int, least: int) -> None:
+    """Calls work(part, parts) for every part on a core of its own, all at the same time, so that they may `meet`.
+
+    There are as many parts as cores, or fewer, so that each has its `least` of the weight.
+    """
+    cores, threads = _cores()
+    parts = max(1, min(cores, weight // least))
+    if parts == 1:
+        work(0, 1)
+        return
+    with _TOGETHER:  # or two of these could wait for each other's cores for ever
+        others = threads.map(work, range(1, parts), [parts] * parts)
+        work(0, parts)
+        list(others)
+
+
+_TOGETHER = threading.Lock()
+PATIENCE = 2000  # looks, which take some microseconds
+
+
+@compiled
+def meet(arrived, expected):
+    """Waits until all parts of `together` have come here as often as this one, in a loop, for less than a thread takes
+    to wake up. `arrived`: one int64, 0 at first; expected: how often it is to be added to."""
+    _arrive(arrived)
+    looks = 0
+    while _arrivals(arrived) < expected:
+        looks += 1
+        if looks > PATIENCE:  # a core is at something else; so may this one be
+            _yield_core()
+
+
+@intrinsic
+def _arrive(typing, arrived):
+    def generate(context, builder, signature, arguments):
+        counter = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        builder.atomic_rmw("add", counter, ir.IntType(64)(1), "seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(arrived), generate
+
+
+@intrinsic
+def _arrivals(typing, arrived):
+    def generate(context, builder, signature, arguments):
+        counter = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load_atomic(counter, "acquire", 8)
+
+    return types.int64(arrived), generate
+
+
+@intrinsic
+def _yield_core(typing):
+    def generate(context, builder, signature, arguments):
+        function = ir.FunctionType(ir.IntType(32), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, function, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @functools.cache

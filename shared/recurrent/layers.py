@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from shared.cpu import affine
+from shared.cpu import affine, own_kernels
 from shared.recurrent import bptt
 from shared.recurrent.layer_norm import LayerNormLSTMCell, normalise
 
@@ -254,13 +254,14 @@ def _kernel_loop(layer, sequences, state, mask, kept, training):
     if training and cell.dropout:
         sequences = sequences * cell.get_dropout_mask(sequences[0])
     U, W, b, c = _weights(cell, sequences.dtype)
+    projection = (U, b)
     if isinstance(layer, LayerNormLSTM):
+        sequences = normalise(affine(sequences, U, ops.zeros_like(b))) * ops.cast(cell.input_gain, b.dtype) + b
         gains = (ops.cast(gain, b.dtype) for gain in (cell.recurrent_gain, cell.cell_gain, cell.cell_bias))
-        x = normalise(affine(sequences, U, ops.zeros_like(b))) * ops.cast(cell.input_gain, b.dtype) + b
-        c = tf.concat(list(gains), axis=0)
-    else:
-        x = affine(sequences, U, b)
-    return bptt.unroll(layer.equations, x, tuple(state), W, c, mask, kept, layer.truncate)
+        c, projection = tf.concat(list(gains), axis=0), ()
+    elif not own_kernels(sequences.dtype):  # some processors have instructions for bfloat16
+        sequences, projection = affine(sequences, U, b), ()
+    return bptt.unroll(layer.equations, sequences, tuple(state), W, c, projection, mask, kept, layer.truncate)
 
 
 CUDNN_GATES = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # where Keras has what is first, second, ... in cuDNN

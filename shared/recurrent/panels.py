@@ -25,14 +25,27 @@ def pack(W: np.ndarray) -> np.ndarray:
 
     Behind the last column there are zeros.
     """
-    depth, columns = W.shape
-    panels = empty((-(-columns // (TOGETHER * WIDTH)) * TOGETHER, depth, WIDTH), W.dtype)
-    on_cores(lambda some: _pack(W, panels, some.start, some.stop), len(panels), least=TOGETHER)
+    panels = empty_panels(W)
+    on_cores(lambda some: fill(W, panels, some.start, some.stop), len(panels), least=TOGETHER)
     return panels
 
 
+def empty_panels(W: np.ndarray) -> np.ndarray:
+    """As `pack`, without the numbers."""
+    depth, columns = W.shape
+    return empty((-(-columns // (TOGETHER * WIDTH)) * TOGETHER, depth, WIDTH), W.dtype)
+
+
 @compiled
-def _pack(W, panels, begin, end):
+def part_of(panels, part, parts):
+    """The first panel of a part, a multiple of TOGETHER, and the one behind its last."""
+    groups = len(panels) // TOGETHER
+    return groups * part // parts * TOGETHER, groups * (part + 1) // parts * TOGETHER
+
+
+@compiled
+def fill(W, panels, begin, end):
+    """Copies the columns of the panels from `begin` to `end`."""
     depth, columns = W.shape
     for panel in range(begin, end):
         first = panel * WIDTH
@@ -48,24 +61,25 @@ def _pack(W, panels, begin, end):
 
 
 @compiled
-def multiply(x, panels, columns, out):
-    """Writes x W into the first columns of `out`, what comes behind them is of no meaning.
+def multiply(x, panels, begin, end, out):
+    """Writes x W into `out`, what comes behind the columns of W is of no meaning.
 
     Args:
-        x: (rows, depth), the numbers of a row next to each other. panels: `pack(W)`. columns: of W.
+        x: (rows, depth), the numbers of a row next to each other. panels: `pack(W)`.
+        begin, end: which panels are multiplied, from a multiple of TOGETHER on.
         out: (rows, len(panels) * WIDTH).
     """
     rows = len(x)
     if rows == 1:
-        for panel in range(0, len(panels), TOGETHER):
+        for panel in range(begin, end, TOGETHER):
             _tile(1, x, 0, panels, panel, out)
         return
     if rows == 2:
-        for panel in range(0, len(panels), TOGETHER // 2):
+        for panel in range(begin, end, TOGETHER // 2):
             _tile(2, x, 0, panels, panel, out)
         return
     blocks = (rows + ROWS - 1) // ROWS
-    for panel in range((columns + WIDTH - 1) // WIDTH):
+    for panel in range(begin, end):
         for block in range(blocks):  # of 3 to 6 rows
             row = rows * block // blocks
             height = rows * (block + 1) // blocks - row

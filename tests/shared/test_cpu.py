@@ -1,6 +1,8 @@
 """What is computed on a CPU by code of our own equals TensorFlow's, gradients included, whatever the shapes."""
 
+import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -146,6 +148,33 @@ def test_work_is_shared_out_without_a_gap(rows):
         return len(done[part])
 
     assert sum(cpu.on_cores(work, rows)) == rows and np.all(done == 1)
+
+
+@cpu.compiled
+def stairs(arrived, part, parts, heights):
+    """Each part adds one to its own height, over and over, once all have the same."""
+    lowest = highest = heights[part]
+    for step in range(200):
+        heights[part] += 1
+        cpu.meet(arrived, parts * (2 * step + 1))
+        lowest, highest = min(lowest, heights.min() - step), max(highest, heights.max() - step)
+        cpu.meet(arrived, parts * (2 * step + 2))
+    return lowest, highest
+
+
+@pytest.mark.parametrize("cores", [1, 2, 5])
+def test_nobody_passes_a_meeting_before_all_are_there(cores, monkeypatch):
+    """On more cores than the machine may have; twice at the same time, as both directions of a layer are computed."""
+    monkeypatch.setattr(cpu, "_cores", functools.cache(lambda: (cores, ThreadPoolExecutor(cores))))
+
+    def climb():
+        arrived, heights, found = np.zeros(1, np.int64), np.zeros(cores, np.int64), []
+        cpu.together(lambda part, parts: found.append(stairs(arrived, part, parts, heights)), 10 * cores, 10)
+        return found
+
+    with ThreadPoolExecutor(2) as callers:
+        for found in callers.map(lambda _: climb(), range(2)):
+            assert found == [(0, 1)] * cores
 
 
 def test_tensorflow_takes_arrays_over_without_a_copy():

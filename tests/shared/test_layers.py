@@ -1,6 +1,7 @@
 """Our recurrent layers are Keras' own in every result and gradient, on whichever path they take."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -9,7 +10,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.recurrent import CELLS, kernel_of
+from shared import cpu
+from shared.recurrent import CELLS, bptt, kernel_of
 from shared.recurrent.layer_norm import LayerNormLSTMCell
 
 KERAS = {
@@ -118,6 +120,22 @@ def test_cudnn_equals_the_loop_of_keras(cell, mask, go_backwards, compiled):
 )
 def test_a_simple_network_takes_masks_that_cudnn_does_not(mask):
     assert kernel_of(assert_equal_layers("simple", mask, tf.function, go_backwards=True), mask) == "cudnn"
+
+
+@pytest.mark.skipif(HAS_GPU, reason="the kernel is for CPUs")
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("arguments", [{}, {"zoneout": 0.4}, {"go_backwards": True}], ids=["", "zoneout", "backwards"])
+def test_cores_that_share_the_weights_of_a_few_rows_change_nothing(cell, arguments, monkeypatch):
+    layer, _ = pair(cell, units=61, features=7, **arguments)
+    mask = tf.sequence_mask([6, 0, 3], 6)
+    found = []
+    for cores in (1, 2, 3):
+        monkeypatch.setattr(cpu, "_cores", functools.cache(lambda cores=cores: (cores, ThreadPoolExecutor(cores))))
+        monkeypatch.setattr(bptt, "LEAST_WEIGHTS", 1)
+        found.append(keras.tree.flatten(layer(normal(3, 6, 7), mask=mask, training=False)))
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("cell", CELLS)
