@@ -28,8 +28,7 @@ import numpy as np
 import tensorflow as tf
 from alternation import measure
 
-from shared.losses import token_cross_entropy
-from shared.recurrent import CELLS, RecurrentStack, word_scores
+from shared.recurrent import CELLS, RecurrentStack, word_losses, word_scores
 
 try:
     import torch
@@ -51,14 +50,11 @@ LENGTH = 50  # words that the rows of single steps write
 RATE = 0.01
 
 
-def keras_scores(outputs, kernel, bias):
-    """As `word_scores`; flat, for a batched product would broadcast the matrix."""
+def keras_losses(targets, outputs, kernel, bias):
+    """As `word_losses`; flat, for a batched product would broadcast the matrix."""
     flat = keras.ops.matmul(keras.ops.reshape(outputs, (-1, kernel.shape[1])), keras.ops.transpose(kernel)) + bias
-    return keras.ops.reshape(flat, (*keras.ops.shape(outputs)[:-1], kernel.shape[0]))
-
-
-OUTPUT = word_scores, token_cross_entropy
-KERAS_OUTPUT = keras_scores, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    scores = keras.ops.reshape(flat, (*keras.ops.shape(outputs)[:-1], kernel.shape[0]))
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)(targets, scores)
 
 
 def recurrences(kinds, cell, units, layers, bidirectional):
@@ -89,9 +85,8 @@ def tensorflow_step(kinds, cell, batch, time, units, layers, words, bidirectiona
 
     def train():
         with tf.GradientTape() as tape:
-            scores, cross_entropy = OUTPUT if kinds is CELLS else KERAS_OUTPUT
-            found = scores(outputs(tf.gather(vectors, tokens[:, :-1])), kernel, bias)
-            loss = tf.reduce_mean(cross_entropy(tokens[:, 1:], found))
+            losses = word_losses if kinds is CELLS else keras_losses
+            loss = tf.reduce_mean(losses(tokens[:, 1:], outputs(tf.gather(vectors, tokens[:, :-1])), kernel, bias))
         for weight, gradient in zip(weights, tape.gradient(loss, weights), strict=True):
             if isinstance(gradient, tf.IndexedSlices):
                 weight.scatter_sub(tf.IndexedSlices(RATE * gradient.values, gradient.indices))

@@ -235,71 +235,95 @@ def cross_entropy(ids, scores, smoothing):
         (...) in nats, differentiable once with respect to the scores.
     """
 
+    def forward(ids, scores):
+        gradients = empty(scores.shape, scores.dtype)
+        return _losses(smoothing, ids, gradients, scores), gradients
+
     @tf.custom_gradient
     def run(scores):
-        shapes, dtype = [ids.shape] * 2, scores.dtype
-        losses, totals = in_numpy(functools.partial(_losses, smoothing), [ids, scores], shapes, dtype)
-
-        def gradient(d):
-            arguments = [d, ids, scores, totals]
-            return in_numpy(functools.partial(_losses_back, smoothing), arguments, [scores.shape], dtype)[0]
-
-        return losses, gradient
+        losses, gradients = in_numpy(forward, [ids, scores], [ids.shape, scores.shape], scores.dtype)
+        return losses, lambda d: d[..., None] * gradients
 
     return run(scores)
 
 
-def _losses(smoothing, ids, scores):
-    """The losses, and what of them is the logarithm of the sum."""
-    words, found = scores.shape[-1], [empty(ids.shape, scores.dtype) for _ in range(2)]
+def word_cross_entropy(ids, x, kernel, bias, smoothing):
+    """`cross_entropy` of the scores kernel x + bias, with one array as large as they in all.
+
+    For once there is a loss, its gradient takes the place of the scores.
+
+    Args:
+        ids: (...) int32. x: (..., inputs). kernel: (words, inputs), bias: (words,), of the dtype of x.
+
+    Returns:
+        (...) in nats, differentiable once with respect to x, kernel and bias.
+    """
+
+    def forward(ids, x, kernel, bias):
+        scores = product(x.reshape(-1, kernel.shape[1]), kernel.T, bias).reshape(*ids.shape, -1)
+        return _losses(smoothing, ids, scores), scores
+
+    def backward(d, x, kernel, gradients):
+        d, x, gradients = d.reshape(-1, 1), x.reshape(-1, x.shape[-1]), gradients.reshape(-1, len(kernel))
+        return product(gradients, kernel) * d, product(gradients.T, x * d), np.dot(d[:, 0], gradients)
+
+    @tf.custom_gradient
+    def run(x, kernel, bias):
+        shapes = ids.shape, (*ids.shape, kernel.shape[0])
+        losses, gradients = in_numpy(forward, [ids, x, kernel, bias], shapes, x.dtype)
+
+        def gradient(d):
+            shapes = (None, x.shape[-1]), kernel.shape, bias.shape
+            dx, *rest = in_numpy(backward, [d, x, kernel, gradients], shapes, x.dtype)
+            return tf.reshape(dx, tf.shape(x)), *rest
+
+        return losses, gradient
+
+    return run(x, *map(tf.convert_to_tensor, (kernel, bias)))
+
+
+ROWS_AT_ONCE = 16  # which stay in a core's cache from one pass over them to the next
+
+
+def _losses(smoothing, ids, scores, source=None):
+    """The losses. The scores, which are copied from the source if there is one, become their gradients."""
+    words, losses = scores.shape[-1], empty(ids.shape, scores.dtype)
     if ids.size and not 0 <= ids.min() <= ids.max() < words:
         raise IndexError(f"ids from {ids.min()} to {ids.max()} for {words} scores")
-    ids, scores, losses, totals = ids.ravel(), scores.reshape(-1, words), *(each.ravel() for each in found)
+    flat_ids, flat, of_rows = ids.ravel(), scores.reshape(-1, words), losses.ravel()
+    source = None if source is None else source.reshape(-1, words)
 
     def work(rows):
-        tops = scores[rows].max(axis=-1)
-        _row_losses(scores.dtype.type(smoothing), ids[rows], scores[rows], tops, losses[rows], totals[rows])
+        for begin in range(rows.start, rows.stop, ROWS_AT_ONCE):
+            some = slice(begin, min(begin + ROWS_AT_ONCE, rows.stop))
+            if source is not None:
+                flat[some] = source[some]
+            tops = flat[some].max(axis=-1)
+            _losses_of_rows(flat.dtype.type(smoothing), flat_ids[some], tops, flat[some], of_rows[some])
 
-    on_cores(work, len(ids))
-    return found
-
-
-def _losses_back(smoothing, d, ids, scores, totals):
-    found = empty(scores.shape, scores.dtype)
-    d, ids, totals = map(np.ravel, (d, ids, totals))
-    scores, gradients = (each.reshape(-1, scores.shape[-1]) for each in (scores, found))
-
-    def work(rows):
-        _row_losses_back(scores.dtype.type(smoothing), d[rows], ids[rows], scores[rows], totals[rows], gradients[rows])
-
-    on_cores(work, len(ids))
-    return found
+    on_cores(work, len(flat_ids))
+    return losses
 
 
 @reduction
-def _row_losses(smoothing, ids, scores, tops, losses, totals):
+def _losses_of_rows(smoothing, ids, tops, scores, losses):
+    """Writes the losses, and over the scores softmax(scores) - (1 - e) one-hot(id) - e / words."""
     zero, one, words = scores.dtype.type(0), scores.dtype.type(1), scores.dtype.type(scores.shape[1])
     for row in range(len(ids)):
         of_words, top, powers, total = scores[row], tops[row], zero, zero
-        for k in range(len(of_words)):
-            powers += exp(of_words[k] - top)
-        totals[row] = top + math.log(powers)
-        losses[row] = totals[row] - (one - smoothing) * of_words[ids[row]]
+        right = of_words[ids[row]]
         if smoothing:
             for k in range(len(of_words)):
                 total += of_words[k]
-            losses[row] -= smoothing * (total / words)
-
-
-@compiled
-def _row_losses_back(smoothing, d, ids, scores, totals, gradients):
-    """d (softmax(scores) - (1 - e) one-hot(id) - e / words)."""
-    one, share = scores.dtype.type(1), smoothing / scores.dtype.type(scores.shape[1])
-    for row in range(len(ids)):
-        of_words, gradient, here, total = scores[row], gradients[row], d[row], totals[row]
         for k in range(len(of_words)):
-            gradient[k] = here * (exp(of_words[k] - total) - share)
-        gradient[ids[row]] -= here * (one - smoothing)
+            of_words[k] = exp(of_words[k] - top)
+        for k in range(len(of_words)):
+            powers += of_words[k]
+        losses[row] = top + math.log(powers) - (one - smoothing) * right - smoothing * (total / words)
+        share, scale = smoothing / words, one / powers
+        for k in range(len(of_words)):
+            of_words[k] = of_words[k] * scale - share
+        of_words[ids[row]] -= one - smoothing
 
 
 # exp x = 2^n exp r with r = x - n log 2 in [-log 2 / 2, log 2 / 2]; the polynomial is Cephes'. Below -88 it is 0.

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from shared.batching import padded_array, padded_length
 from shared.decoding import chooser, search
-from shared.losses import token_cross_entropy
 from shared.text import BOS, EOS, UNK
 from tasks.language_model.config import GAP
 
@@ -186,7 +185,7 @@ def _scored(model):
 
 
 def _log_probs(model, outputs, targets):
-    return -token_cross_entropy(targets, model.logits(outputs))
+    return -model.cross_entropy(targets, outputs)
 
 
 @functools.lru_cache(maxsize=4)

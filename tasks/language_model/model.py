@@ -13,8 +13,8 @@ so that no layer sees the word it predicts (as every layer above the first would
 import keras
 from keras import layers, ops
 
-from shared.losses import OwnLoss, token_cross_entropy
-from shared.recurrent import RecurrentStack, word_scores
+from shared.losses import OwnLoss
+from shared.recurrent import RecurrentStack, word_losses, word_scores
 from shared.text import BOS, EOS
 
 
@@ -94,7 +94,7 @@ class LanguageModel(keras.Model):
         if training and self.config.samples:
             return self.sampled_cross_entropy(outputs, inputs["targets"])
         smoothing = self.label_smoothing if training else 0.0
-        return token_cross_entropy(inputs["targets"], self.logits(outputs), smoothing)
+        return self.cross_entropy(inputs["targets"], outputs, smoothing)
 
     def read(self, tokens, targets, state=None, training=None, masked=False):
         """What every target is predicted from.
@@ -143,6 +143,10 @@ class LanguageModel(keras.Model):
         outputs, _ = self.backward(embedded, mask=steps(targets), training=training)
         outputs = ops.take_along_axis(outputs, mirrored[:, :, None], axis=1)
         return ops.concatenate([outputs[:, 1:], ops.zeros_like(outputs[:, :1])], axis=1)
+
+    def cross_entropy(self, targets, outputs, smoothing=0.0):
+        """Cross-entropy (...) of all words, float32, for outputs (..., output units)."""
+        return word_losses(targets, outputs, self.output_kernel.embeddings, self.output_bias, smoothing)
 
     def logits(self, outputs):
         """Scores (..., size) of all words, float32, for outputs (..., output units)."""

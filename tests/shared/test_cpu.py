@@ -85,6 +85,21 @@ def test_cross_entropy_equals_its_definition(leading, words, smoothing, dtype):
     compare(lambda scores: cpu.cross_entropy(tf.constant(ids), scores, smoothing), plain, [scores], dtype)
 
 
+@settings(max_examples=30, deadline=None)
+@given(shapes, st.integers(1, 40), st.integers(1, 70), st.sampled_from([0.0, 0.1]), st.sampled_from(sorted(TOLERANCE)))
+def test_word_cross_entropy_is_that_of_the_scores(leading, inputs, words, smoothing, dtype):
+    rng = np.random.default_rng(1)
+    ids = tf.constant(rng.integers(0, words, leading), tf.int32)
+    target = (1 - smoothing) * np.eye(words)[ids] + smoothing / words
+
+    def plain(x, kernel, bias):
+        scores = tf.einsum("...i,wi->...w", x, kernel) + bias
+        return -tf.reduce_sum(target * tf.nn.log_softmax(scores), axis=-1)
+
+    arguments = rng.normal(size=(*leading, inputs)), rng.normal(size=(words, inputs)), rng.normal(size=words)
+    compare(lambda *each: cpu.word_cross_entropy(ids, *each, smoothing), plain, arguments, dtype)
+
+
 def cross_entropy(ids, scores, smoothing=0.0):
     scores = tf.constant(scores, tf.float32)
     with tf.GradientTape() as tape:
