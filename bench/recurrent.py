@@ -28,7 +28,8 @@ import numpy as np
 import tensorflow as tf
 from alternation import measure
 
-from shared.recurrent import CELLS, RecurrentStack, word_losses, word_scores
+from shared.losses import word_losses
+from shared.recurrent import CELLS, RecurrentStack, word_scores
 
 try:
     import torch

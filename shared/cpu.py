@@ -4,8 +4,9 @@ TensorFlow's own product packs and shares out its work in ways that cost as much
 cross-entropy goes over scores of many words a dozen times. Here OpenBLAS, which comes with NumPy, forms the products,
 each core those of a share of the rows, and the cross-entropy of a row is computed while the row is in the cache.
 
-`on_cores` shares out work; `affine`, `batch_product` and `cross_entropy` are operations of TensorFlow, with their
-gradients. XLA cannot compile them; where there is a GPU, TensorFlow's own are taken.
+`on_cores` shares out work, `together` work whose parts have to wait for each other; `affine`, `batch_product` and both
+cross-entropies are operations of TensorFlow, with their gradients. XLA cannot compile them; where there is a GPU,
+TensorFlow's own are taken.
 """
 
 import functools

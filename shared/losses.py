@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from shared.cpu import cross_entropy, own_kernels
+from shared.cpu import affine, cross_entropy, own_kernels, word_cross_entropy
 
 
 def token_cross_entropy(targets, logits, label_smoothing=0.0):
@@ -37,6 +37,23 @@ def token_cross_entropy(targets, logits, label_smoothing=0.0):
     if label_smoothing:
         losses = losses + label_smoothing * (right - ops.mean(logits, axis=-1))
     return losses
+
+
+def word_losses(targets, outputs, embeddings, bias, label_smoothing=0.0):
+    """`token_cross_entropy` of the scores E outputs + b of all words, which on a CPU are not kept.
+
+    Args:
+        targets: (batch, time) ids.
+        outputs: (batch, time, units). embeddings: E, (words, units). bias: b, (words,).
+        label_smoothing: see there.
+
+    Returns:
+        (batch, time).
+    """
+    if own_kernels(outputs.dtype):
+        return word_cross_entropy(ops.cast(targets, "int32"), outputs, embeddings, bias, label_smoothing)
+    logits = affine(outputs, ops.cast(embeddings, outputs.dtype), bias, transposed=True)
+    return token_cross_entropy(targets, logits, label_smoothing)
 
 
 class TokenCrossEntropy(keras.losses.Loss):

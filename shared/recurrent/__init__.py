@@ -9,7 +9,7 @@ from shared.recurrent.attention import Attention
 from shared.recurrent.decoder import AttentionDecoder
 from shared.recurrent.layers import CELLS, STATE_PARTS, kernel_of, recurrent_layer
 from shared.recurrent.stack import RecurrentStack
-from shared.recurrent.writer import Writer, word_embedding, word_losses, word_scores
+from shared.recurrent.writer import Writer, word_embedding, word_scores
 
 __all__ = ["CELLS", "STATE_PARTS", "Attention", "AttentionDecoder", "RecurrentStack", "Writer", "kernel_of"]
-__all__ += ["recurrent_layer", "word_embedding", "word_losses", "word_scores"]
+__all__ += ["recurrent_layer", "word_embedding", "word_scores"]

@@ -17,7 +17,8 @@ derivative stand in `cells`.
 Keras runs the same recurrence as one call of the cell at each step, and lets TensorFlow record and differentiate it.
 But to dispatch the dozen operations of a step takes about as long as they do. Here the loop over all steps is compiled
 code, with products made for it, see `panels`. Nothing goes from one row of a batch to another, so the rows are shared
-out among the processor's cores, and no core waits for another, or for Python, before the last step.
+out among the processor's cores, and no core waits for another, or for Python, before the last step. Only where rows are
+few do the cores share the columns of W in their place, and meet at every step.
 
 In mixed precision all of this is float32: in eight bits of mantissa a state would soon swallow what is added to it.
 """

@@ -7,9 +7,9 @@
             with z, r = sigmoid(U x_t + W h_{t-1} + b); the reset gate r acts after the product, as in cuDNN
 
 and the layer-normalised LSTM of `layer_norm`, which Keras does not have. The others take the same arguments, have the
-same weights and give the same results as Keras'; they differ in `inner_loop` alone. On a GPU cuDNN runs what
-it covers, on a CPU `shared.recurrent.bptt`, and Keras' generic loop the rest: other activations, recurrent dropout, no
-bias, a mask without zero_output_for_mask. XLA compiles the generic loop only: it needs `use_bptt=False`, and on a GPU
+same weights and give the same results as Keras'; they differ in `inner_loop` alone. On a GPU cuDNN runs what it covers,
+on a CPU `shared.recurrent.bptt`, and Keras' generic loop the rest: other activations, recurrent dropout, no bias, a
+mask without zero_output_for_mask. XLA compiles the generic loop only: it needs `use_bptt=False`, and on a GPU
 `use_cudnn=False` for LSTM and GRU. What Keras' loop and cuDNN cannot do, `_cell_loop` does.
 """
 

@@ -12,8 +12,7 @@ where the decoder can also be fed embedding(y_{t-1}) + W summary.
 import keras
 from keras import layers, ops
 
-from shared.cpu import affine, own_kernels, word_cross_entropy
-from shared.losses import token_cross_entropy
+from shared.cpu import affine
 from shared.recurrent.decoder import AttentionDecoder
 from shared.recurrent.layers import STATE_PARTS
 
@@ -30,13 +29,6 @@ def word_embedding(size, units, **arguments) -> layers.Embedding:
 def word_scores(outputs, embeddings, bias):
     """Scores (..., words) of all words, float32, for outputs (..., units), embeddings (words, units), bias (words,)."""
     return affine(outputs, ops.cast(embeddings, outputs.dtype), bias, transposed=True)
-
-
-def word_losses(targets, outputs, embeddings, bias, label_smoothing=0.0):
-    """`token_cross_entropy` of the `word_scores`; on a CPU without keeping those."""
-    if own_kernels(outputs.dtype):
-        return word_cross_entropy(ops.cast(targets, "int32"), outputs, embeddings, bias, label_smoothing)
-    return token_cross_entropy(targets, word_scores(outputs, embeddings, bias), label_smoothing)
 
 
 class Writer(layers.Layer):

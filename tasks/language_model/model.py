@@ -13,8 +13,8 @@ so that no layer sees the word it predicts (as every layer above the first would
 import keras
 from keras import layers, ops
 
-from shared.losses import OwnLoss
-from shared.recurrent import RecurrentStack, word_losses, word_scores
+from shared.losses import OwnLoss, word_losses
+from shared.recurrent import RecurrentStack, word_scores
 from shared.text import BOS, EOS
 
 

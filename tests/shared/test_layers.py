@@ -104,6 +104,49 @@ def test_our_kernel_equals_keras_whatever_the_shape(cell, data):
     assert_equal_layers(cell, mask, atol=2e-5, dtype=dtype, **shape)
 
 
+def cudnn(input, input_h, input_c, params, sequence_lengths, rnn_mode):
+    """What cuDNN computes, after its documentation: of the gates i, f, g, o or r, z, n all U, all W, all b, all c."""
+    size, units = input.shape[-1], input_h.shape[-1]
+    gates = {"lstm": 4, "gru": 3}.get(rnn_mode, 1)
+    sizes = [units * size] * gates + [units * units] * gates + [units] * 2 * gates
+    parts = tf.split(params, sizes)
+    U, W, b, c = (parts[first : first + gates] for first in range(0, 4 * gates, gates))
+    U, W = ([tf.reshape(part, (units, -1)) for part in matrices] for matrices in (U, W))
+    h, cells, outputs = input_h[0], input_c[0] if rnn_mode == "lstm" else None, []
+    for t, x in enumerate(tf.unstack(input)):
+        xs = [tf.matmul(x, part, transpose_b=True) + bias for part, bias in zip(U, b, strict=True)]
+        hs = [tf.matmul(h, part, transpose_b=True) + bias for part, bias in zip(W, c, strict=True)]
+        shown, new_cells = (t < sequence_lengths)[:, None], cells
+        if rnn_mode == "lstm":
+            i, f, g, o = (a + b for a, b in zip(xs, hs, strict=True))
+            new_cells = tf.sigmoid(f) * cells + tf.sigmoid(i) * tf.tanh(g)
+            new = tf.sigmoid(o) * tf.tanh(new_cells)
+            cells = tf.where(shown, new_cells, cells)
+        elif rnn_mode == "gru":
+            r, z = (tf.sigmoid(a + b) for a, b in zip(xs[:2], hs[:2], strict=True))
+            new = (1 - z) * tf.tanh(xs[2] + r * hs[2]) + z * h
+        else:
+            new = {"rnn_tanh": tf.tanh, "rnn_relu": tf.nn.relu}[rnn_mode](xs[0] + hs[0])
+        h = tf.where(shown, new, h)
+        outputs.append(tf.where(shown, new, 0.0))
+    return tf.stack(outputs), h[None], tf.zeros(0) if cells is None else cells[None], None, None
+
+
+@pytest.mark.skipif(HAS_GPU, reason="there is the real one")
+@pytest.mark.parametrize("cell", ["simple", "relu", "lstm", "gru"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS, [6, 0, 1, 4]], ids=["whole", "masked", "empty row"])
+@pytest.mark.parametrize("go_backwards", [False, True], ids=["forwards", "backwards"])
+def test_cudnn_is_given_what_it_wants(cell, lengths, go_backwards, monkeypatch):
+    mask = None if lengths is None else tf.sequence_mask(lengths, 6)
+    ours, theirs = pair(cell, go_backwards=go_backwards)
+    wanted = results(theirs, mask)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU"])
+    monkeypatch.setattr(tf.raw_ops, "CudnnRNNV3", cudnn)
+    assert kernel_of(ours, mask) == "cudnn"
+    for actual, expected in zip(results(ours, mask), wanted, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
+
+
 @pytest.mark.skipif(not HAS_GPU, reason="cuDNN is for GPUs")
 @pytest.mark.parametrize("cell", ["simple", "relu", "lstm", "gru"])
 @pytest.mark.parametrize("mask", [None, tf.sequence_mask(LENGTHS, 6)], ids=["whole", "masked"])
