@@ -51,7 +51,7 @@ def together(work, weight: int, least: int) -> None:
     There are as many parts as cores, or fewer, so that each has its `least` of the weight.
     """
     cores, threads = _cores()
-    parts = max(1, min(cores, weight // least))
+    parts = max(1, min(cores, MOST_TOGETHER, weight // least))
     if parts == 1:
         work(0, 1)
         return
@@ -61,6 +61,7 @@ def together(work, weight: int, least: int) -> None:
         list(others)
 
 
+MOST_TOGETHER = 8  # parts: the more there are, the sooner one of them makes all others wait
 _TOGETHER = threading.Lock()
 PATIENCE = 2000  # looks, which take some microseconds
 
