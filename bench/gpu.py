@@ -8,13 +8,13 @@ and PyTorch's CUDA 13 in the same one, PyTorch's LSTM ended it. Products of floa
 """
 
 import argparse
-import statistics
 import sys
-import time
+
+from alternation import measure
 
 WORDS, STREAMS, WINDOW, LAYERS = 10_000, 20, 35, 2
 UNITS_AND_DROPOUT = ((200, 0.2), (650, 0.5))
-STEPS = 30
+TIMES = 5  # that the steps are measured
 
 
 def our_step(units: int, dropout: float):
@@ -61,14 +61,9 @@ def main():
     library = parser.parse_args().library
     sys.stdout.write("| streams x window x units x layers x words | milliseconds | words/s |\n| --- | ---: | ---: |\n")
     for units, dropout in UNITS_AND_DROPOUT:
-        step, seconds = (our_step if library == "ours" else pytorch_step)(units, dropout), []
-        for _ in range(STEPS):
-            started = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - started)
-        median = statistics.median(seconds[5:])  # the first ones compile and choose
+        [seconds] = measure([(our_step if library == "ours" else pytorch_step)(units, dropout)], TIMES)
         sizes = f"{STREAMS}x{WINDOW}x{units}x{LAYERS}x{WORDS}"
-        sys.stdout.write(f"| {sizes} | {1000 * median:.2f} | {STREAMS * WINDOW / median:,.0f} |\n")
+        sys.stdout.write(f"| {sizes} | {1000 * seconds:.2f} | {STREAMS * WINDOW / seconds:,.0f} |\n")
 
 
 if __name__ == "__main__":

@@ -171,10 +171,10 @@ def test_a_simple_network_takes_masks_that_cudnn_does_not(mask):
 def test_cores_that_share_the_weights_of_a_few_rows_change_nothing(cell, arguments, monkeypatch):
     layer, _ = pair(cell, units=61, features=7, **arguments)
     mask = tf.sequence_mask([6, 0, 3], 6)
+    monkeypatch.setattr(bptt, "LEAST_WEIGHTS", 1)
     found = []
     for cores in (1, 2, 3):
         monkeypatch.setattr(cpu, "_cores", functools.cache(lambda cores=cores: (cores, ThreadPoolExecutor(cores))))
-        monkeypatch.setattr(bptt, "LEAST_WEIGHTS", 1)
         found.append(keras.tree.flatten(layer(normal(3, 6, 7), mask=mask, training=False)))
     for one, *others in zip(*found, strict=True):
         for other in others:
