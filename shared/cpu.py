@@ -46,18 +46,28 @@ def on_cores(work, rows: int, least: int = LEAST_ROWS) -> list:
 
 
 def together(work, weight: int, least: int) -> None:
-    """Calls work(part, parts) for every part on a core of its own, all at the same time, so that they may `meet`.
+    """Calls work(part, parts, arrived) for every part, all at the same time, on a core each, so that they may `meet`.
 
-    There are as many parts as cores, or fewer, so that each has its `least` of the weight.
+    There are as many parts as cores, or fewer, so that each has its `least` of the weight. Where one raises, nobody
+    waits for it any more, and so does this.
     """
     cores, threads = _cores()
     parts = max(1, min(cores, MOST_TOGETHER, weight // least))
+    arrived = np.zeros(1, np.int64)
+
+    def attempt(part):
+        try:
+            work(part, parts, arrived)
+        except BaseException:
+            arrived[0] = 2**62
+            raise
+
     if parts == 1:
-        work(0, 1)
+        attempt(0)
         return
     with _TOGETHER:  # or two of these could wait for each other's cores for ever
-        others = threads.map(work, range(1, parts), [parts] * parts)
-        work(0, parts)
+        others = threads.map(attempt, range(1, parts))
+        attempt(0)
         list(others)
 
 
@@ -69,7 +79,7 @@ PATIENCE = 2000  # looks, which take some microseconds
 @compiled
 def meet(arrived, expected):
     """Waits until all parts of `together` have come here as often as this one, in a loop, for less than a thread takes
-    to wake up. `arrived`: one int64, 0 at first; expected: how often it is to be added to."""
+    to wake up. `arrived`: one int64, 0 at first; expected: how often it has been added to by then."""
     _arrive(arrived)
     looks = 0
     while _arrivals(arrived) < expected:

@@ -114,10 +114,10 @@ def _flat(a):
 def _forward_of_few(cell, inputs, W, c, mask, kept, projection, states, saved):
     """Where rows are too few to share out, the cores share the weights, for it is to read those that takes the time."""
     flat, x = _flat(inputs), empty((*inputs.shape[:2], W.shape[1]), W.dtype) if projection else inputs
-    panels, arrived = empty_panels(W), np.zeros(1, np.int64)
+    panels = empty_panels(W)
     a = empty((2, x.shape[1], len(panels) * WIDTH), W.dtype)
 
-    def work(part, parts):
+    def work(part, parts, arrived):
         if projection:
             some = slice(len(flat) * part // parts, len(flat) * (part + 1) // parts)
             np.dot(flat[some], projection[0], out=_flat(x)[some])

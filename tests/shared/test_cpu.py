@@ -183,13 +183,26 @@ def test_nobody_passes_a_meeting_before_all_are_there(cores, monkeypatch):
     monkeypatch.setattr(cpu, "_cores", functools.cache(lambda: (cores, ThreadPoolExecutor(cores))))
 
     def climb():
-        arrived, heights, found = np.zeros(1, np.int64), np.zeros(cores, np.int64), []
-        cpu.together(lambda part, parts: found.append(stairs(arrived, part, parts, heights)), 10 * cores, 10)
+        heights, found = np.zeros(cores, np.int64), []
+        cpu.together(lambda part, parts, arrived: found.append(stairs(arrived, part, parts, heights)), 10 * cores, 10)
         return found
 
     with ThreadPoolExecutor(2) as callers:
         for found in callers.map(lambda _: climb(), range(2)):
             assert found == [(0, 1)] * cores
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_nobody_waits_for_a_part_that_failed(wrong, monkeypatch):
+    monkeypatch.setattr(cpu, "_cores", functools.cache(lambda: (2, ThreadPoolExecutor(2))))
+
+    def work(part, parts, arrived):
+        if part == wrong:
+            raise ValueError("no more")
+        stairs(arrived, part, parts, np.zeros(2, np.int64))
+
+    with pytest.raises(ValueError, match="no more"):
+        cpu.together(work, 2, 1)
 
 
 def test_tensorflow_takes_arrays_over_without_a_copy():
