@@ -62,7 +62,7 @@ class TrainingConfig:
     rounds: int = 10
     round_steps: int = 0  # optimizer steps per round; 0: one pass over the training split
     patience: int = 0  # rounds without a better monitored score before stopping; 0: never
-    optimizer: str = "adam"  # adam | adamw | sgd | rmsprop
+    optimizer: str = "adam"  # adam | adamw | sgd | rmsprop | muon
     learning_rate: float = 1e-3
     schedule: str = "cosine"  # constant | cosine | plateau
     warmup_steps: int = 0  # batches over which the rate rises from 0; not with plateau
@@ -82,7 +82,7 @@ class TrainingConfig:
     def check(self) -> None:
         """Raises UserError for a value outside its range or a combination that cannot be trained."""
         check_choices("training", self, precision=("float32", "mixed_bfloat16", "mixed_float16"))
-        check_choices("training", self, optimizer=("adam", "adamw", "sgd", "rmsprop"))
+        check_choices("training", self, optimizer=("adam", "adamw", "sgd", "rmsprop", "muon"))
         check_choices("training", self, schedule=("constant", "cosine", "plateau"))
         check_bounds("training", self, low=1, names=("rounds", "accumulate_steps", "plateau_patience"))
         at_least_zero = ("seed", "round_steps", "patience", "warmup_steps", "final_learning_rate", "clip_norm")

@@ -59,6 +59,12 @@ class OwnLoop:
         if zoneout:
             self.zoneout_seed = keras.random.SeedGenerator()
 
+    def build(self, sequences_shape, initial_state_shape=None):
+        """As Keras'."""
+        super().build(sequences_shape, initial_state_shape)
+        for weight in (self.cell.kernel, self.cell.recurrent_kernel):
+            weight.matrices = weight.shape[1] // self.units  # next to each other, as `shared.optimization` has to know
+
     def get_config(self):
         """As Keras'."""
         own = ("use_bptt", "weight_drop", "truncate", "zoneout")

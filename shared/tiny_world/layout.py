@@ -188,18 +188,14 @@ def _attach(contact: str, first: list[Item], other: list[Item], rng: np.random.G
     # Those of the first group share what they cover, as they do not overlap each other.
     shares = max(1, len(first) // len(other))
     for item, anchor in zip(*_paired(first, other), strict=False):
-        front, hidden = (item, anchor) if len(first) > len(other) else (anchor, item)
-        bounds = [share / shares * np.count_nonzero(hidden.silhouette.mask) for share in COVERED]
-        if contact == "covers" and np.count_nonzero(front.silhouette.mask) < bounds[0]:
-            return False
-        for _ in range(_ATTEMPTS):
-            if contact == "touches":
-                done = _touch(item, anchor, rng)
-            else:
-                done = bounds[0] <= _overlap(item, anchor, rng) <= bounds[1]
-            if done:
-                break
+        if contact == "touches":
+            done = any(_touch(item, anchor, rng) for _ in range(_ATTEMPTS))
         else:
+            front, hidden = (item, anchor) if len(first) > len(other) else (anchor, item)
+            bounds = [share / shares * np.count_nonzero(hidden.silhouette.mask) for share in COVERED]
+            can_hide = np.count_nonzero(front.silhouette.mask) >= bounds[0]
+            done = can_hide and _overlap(item, anchor, bounds, rng)
+        if not done:
             return False
     return True
 
@@ -218,17 +214,19 @@ def _touch(item: Item, anchor: Item, rng: np.random.Generator) -> bool:
     return _separation(item.box, anchor.box) >= -_TOUCHING
 
 
-def _overlap(item: Item, anchor: Item, rng: np.random.Generator) -> int:
-    """Moves an object to where its box overlaps the anchor's; returns how many fine pixels belong to both objects."""
-    cuts = []
-    for axis in (1, 0):
-        own, length = item.silhouette.size[axis], anchor.silhouette.size[axis]
-        slip = int(rng.integers(1 - own, length))
-        item.place[axis] = anchor.place[axis] + slip
-        start, stop = max(0, slip), min(length, slip + own)
-        cuts.append((slice(start - slip, stop - slip), slice(start, stop)))
-    (rows, anchor_rows), (columns, anchor_columns) = cuts
-    return np.count_nonzero(item.silhouette.mask[rows, columns] & anchor.silhouette.mask[anchor_rows, anchor_columns])
+def _overlap(item: Item, anchor: Item, bounds: Sequence[float], rng: np.random.Generator) -> bool:
+    """Moves an object to where its box overlaps the anchor's, and as many fine pixels as the bounds say belong to both
+    objects; False if no such place is found."""
+    own, length = np.array(item.silhouette.size), np.array(anchor.silhouette.size)
+    slips = rng.integers(1 - own, length, (_ATTEMPTS, 2))
+    starts, stops = np.maximum(slips, 0), np.minimum(slips + own, length)
+    for attempt in np.flatnonzero(np.prod(stops - starts, axis=1) >= bounds[0]):  # or the boxes share too little
+        (x, y), (left, top), (right, bottom) = slips[attempt], starts[attempt], stops[attempt]
+        shared = item.silhouette.mask[top - y : bottom - y, left - x : right - x]
+        if bounds[0] <= np.count_nonzero(shared & anchor.silhouette.mask[top:bottom, left:right]) <= bounds[1]:
+            item.place[:] = anchor.place[0] + int(x), anchor.place[1] + int(y)
+            return True
+    return False
 
 
 def _move_inside(items: list[Item], rng: np.random.Generator) -> bool:

@@ -37,7 +37,7 @@ class TinyWorldPictures(tfds.core.GeneratorBasedBuilder):
     """
 
     # To be raised whenever scenes, captions or pictures change: it tells caches apart.
-    VERSION = tfds.core.Version("1.5.0")
+    VERSION = tfds.core.Version("1.6.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
         texts = {name: tfds.features.Text() for name in ("name", "scene")}

@@ -75,7 +75,8 @@ class VocabularyConfig(config.VocabularyConfig):
 class AugmentConfig:
     """What changes the pictures in training, where the encoder is trained, too; the section `augment`."""
 
-    flip: bool = False  # left and right exchanged, in half of the pictures; not where captions tell them apart
+    flip: bool = False  # left and right exchanged, in half of the pictures
+    flip_words: str = ""  # "left right": pairs of words that are exchanged in the captions of those
     shift: float = 0.0  # share of the picture's size that it is moved by at most, across and down
     brightness: float = 0.0  # share of the full range that is added or taken at most
     contrast: float = 0.0  # share by which differences from the mean become larger or smaller at most
@@ -83,6 +84,11 @@ class AugmentConfig:
     def check(self) -> None:
         """Raises UserError for a value out of range."""
         check_bounds("augment", self, low=0, below=1, names=("shift", "brightness", "contrast"))
+        words = self.flip_words.lower().split()
+        if len(words) % 2 or len(set(words)) < len(words):
+            raise UserError(f"augment.flip_words: {self.flip_words!r} is not pairs of words, such as 'left right'")
+        if words and not self.flip:
+            raise UserError("augment.flip_words: are of captions of flipped pictures; choose augment.flip=true")
 
 
 @dataclass(frozen=True)
@@ -220,9 +226,7 @@ class CaptioningConfig:
         faults = {
             "only data.corpus=tiny_world tells where things are": self.data.corpus != "tiny_world",
             "a token has to be a word: vocabulary.unit=word": self.vocabulary.unit != "word",
-            "things would not be where they are said to be: augment.flip=false, augment.shift=0": (
-                self.augment.flip or self.augment.shift > 0
-            ),
+            "things would not be where they are said to be: augment.shift=0": self.augment.shift > 0,
         }
         if fault := next(filter(faults.get, faults), ""):
             raise UserError(f"model.attention_supervision: {fault}; choose that, or 0")

@@ -6,6 +6,7 @@ seen more often.
 
 import functools
 import json
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -31,10 +32,8 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
     records, arrays = seen(config, corpus, features, "train")
     trained_on = [encoded(record["captions"], config, features) for record in records]
     captions = [[ids for _, ids in each] for each in trained_on]
-    further = {
-        "references": config.training.objective == "cider",
-        "places": config.model.attention_supervision > 0,
-    }
+    mirrored = _of_mirrored(trained_on, config.augment, features.vocabulary)
+    parts = _parts(config, arrays)
     data, seed, steps = config.data, config.training.seed, steps_per_pass(config, corpus, features)
     shown = [(i, turn) for i, ids in enumerate(captions) for turn in range(turns(ids, data))]
     # Captions of one length are of pictures with as many things. Where the encoder normalises by what a batch shows,
@@ -63,15 +62,19 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
         )
 
     def collate(number, some, chosen):
-        pairs = [(i, k) for i, ks in zip(some, chosen, strict=True) for k in ks]
-        targets = padded_array([captions[i][k] for i, k in pairs], last=[EOS])
-        tokens = np.pad(targets, [[0, 0], [1, 0]], constant_values=BOS)[:, :-1]
         rng = np.random.default_rng([seed, number])
-        found = [augmented(arrays[some], config.augment, rng), tokens, targets]
-        if further["references"]:
-            found.append(_stacked([captions[i] for i in some]))
-        if further["places"]:
-            found.append(_boxes([placed(i, k) for i, k in pairs], targets))
+        flipped = config.augment.flip & (rng.random(len(some)) < 0.5)
+        told = [(mirrored if turned else captions)[i] for i, turned in zip(some, flipped, strict=True)]
+        targets = padded_array(
+            [of_picture[k] for of_picture, ks in zip(told, chosen, strict=True) for k in ks], last=[EOS]
+        )
+        tokens = np.pad(targets, [[0, 0], [1, 0]], constant_values=BOS)[:, :-1]
+        found = [augmented(arrays[some], flipped, config.augment, rng), tokens, targets]
+        if "references" in parts:
+            found.append(_stacked(told))
+        if "places" in parts:
+            boxes = _boxes([placed(i, k) for i, ks in zip(some, chosen, strict=True) for k in ks], targets)
+            found.append(_mirrored(boxes, np.repeat(flipped, chosen.shape[1])))
         return found
 
     @functools.cache
@@ -80,24 +83,28 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
         return places(caption, LANGUAGES[data.language], json.loads(records[picture]["scene"]))
 
     def read(number, some):
-        shapes = {
-            "seen": (arrays.dtype, [None, *arrays.shape[1:]]),
-            **dict.fromkeys(("tokens", "targets"), (tf.int32, [None, None])),
-            "references": (tf.int32, [None, None, None]),
-            "places": (tf.float32, [None, None, None, 4]),
-        }
-        shapes = {name: shape for name, shape in shapes.items() if further.get(name, True)}
         chosen = some["chosen"][:, : data.captions_per_picture]  # without what it was padded with
-        types = [dtype for dtype, _ in shapes.values()]
+        types = [dtype for dtype, _ in parts.values()]
         found = tf.numpy_function(collate, (number, some["picture"][:, 0], chosen), types, stateful=False)
-        inputs = {
-            name: tf.ensure_shape(part, shape) for part, (name, (_, shape)) in zip(found, shapes.items(), strict=True)
-        }
+        inputs = {name: tf.ensure_shape(each, parts[name][1]) for name, each in zip(parts, found, strict=True)}
         return inputs, inputs["targets"], tf.cast(inputs["targets"] != 0, tf.float32)
 
     examples = tf.data.Dataset.from_tensor_slices(np.array(shown, np.int64))
     batches = passes(examples, batches_of, len(shown), seed, steps, first_step)
     return batches.enumerate(first_step).map(read).prefetch(4)
+
+
+def _parts(config, arrays) -> dict[str, tuple]:
+    """Name -> dtype and shape of what the model is given of a batch."""
+    parts = {
+        "seen": (arrays.dtype, [None, *arrays.shape[1:]]),
+        **dict.fromkeys(("tokens", "targets"), (tf.int32, [None, None])),
+    }
+    if config.training.objective == "cider":
+        parts["references"] = tf.int32, [None, None, None]
+    if config.model.attention_supervision:
+        parts["places"] = tf.float32, [None, None, None, 4]
+    return parts
 
 
 def per_batch(data) -> int:
@@ -114,6 +121,13 @@ def encoded(captions: list[str], config, features) -> list[tuple[str, list[int]]
     """The captions that are trained on, each with its ids without eos."""
     pairs = zip(captions, features.vocabulary.encode(captions), strict=True)
     return [(caption, ids) for caption, ids in pairs if fits(ids, config.data.max_length)]
+
+
+def _of_mirrored(captions, augment: AugmentConfig, vocabulary) -> list[list[list[int]]]:
+    """Of each picture what `encoded` returned as ids that are true of it with left and right exchanged."""
+    if not augment.flip_words:
+        return [[ids for _, ids in each] for each in captions]
+    return [vocabulary.encode([exchanged(text, augment.flip_words) for text, _ in each]) for each in captions]
 
 
 def _stacked(captions: list[list[list[int]]]) -> np.ndarray:
@@ -136,21 +150,38 @@ def _boxes(captions: list[list[list[list[float]]]], targets: np.ndarray) -> np.n
     return found
 
 
-def augmented(pictures: np.ndarray, augment: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """Pictures (n, size, size, 3) uint8, each flipped, moved, brightened and steepened by chance; see the section."""
+def exchanged(caption: str, pairs: str) -> str:
+    """The caption with each word of a pair, see `AugmentConfig.flip_words`, in place of the other one."""
+    words = pairs.lower().split()
+    other = dict(zip(words[::2], words[1::2], strict=True)) | dict(zip(words[1::2], words[::2], strict=True))
+    return re.sub(r"\w+", lambda word: other.get(word[0].lower(), word[0]), caption)
+
+
+def _mirrored(boxes: np.ndarray, flipped: np.ndarray) -> np.ndarray:
+    """Boxes (n, ..., 4), in shares of the picture, with left and right exchanged where flipped (n,)."""
+    left, top, right, bottom = np.moveaxis(boxes, -1, 0)
+    turned = np.stack([1 - right, top, 1 - left, bottom], axis=-1)
+    return np.where(flipped[(..., *[None] * (boxes.ndim - 1))], turned, boxes)
+
+
+def augmented(
+    pictures: np.ndarray, flipped: np.ndarray, augment: AugmentConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """Pictures (n, size, size, 3) uint8, flipped where `flipped` (n,), moved, brightened and steepened by chance; see
+    the section."""
     if augment == AugmentConfig():
         return pictures
-    changed = [_changed(picture, augment, rng) for picture in pictures]
-    return np.stack(changed)
+    turned = [picture[:, ::-1] if flip else picture for picture, flip in zip(pictures, flipped, strict=True)]
+    return np.stack([_changed(picture, augment, rng) for picture in turned])
 
 
 def _changed(picture, augment, rng):
     size = len(picture)
-    if augment.flip and rng.random() < 0.5:
-        picture = picture[:, ::-1]
     if reach := round(augment.shift * size):
         top, left = rng.integers(0, 2 * reach, 2, endpoint=True)
         picture = np.pad(picture, [[reach, reach], [reach, reach], [0, 0]], "edge")[top:, left:][:size, :size]
+    if not (augment.brightness or augment.contrast):
+        return picture
     factor = 1 + rng.uniform(-augment.contrast, augment.contrast)
     offset = 255 * rng.uniform(-augment.brightness, augment.brightness)
     mean = picture.mean()

@@ -24,6 +24,16 @@ def drawn():
     return [draw("train", 1, position) for position in range(250)]
 
 
+def test_training_shows_most_of_what_is_hard(drawn):
+    """And scenes of all kinds."""
+    held_out = [draw("valid", 1, position) for position in range(250)]
+    groups, hidden = (
+        [np.mean([is_so(scene) for scene, _, _ in some]) for some in (drawn, held_out)]
+        for is_so in (lambda scene: len(scene.groups) == 1, lambda scene: "covers" in scene.relations)
+    )
+    assert 0.15 < groups[0] < groups[1] - 0.1 and hidden[1] + 0.1 < hidden[0] < 0.4
+
+
 def one(number, size, colour, shape, boxes):
     return {"number": number, "size": size, "colour": colour, "shape": shape, "boxes": boxes}
 

@@ -15,10 +15,11 @@ from shared.batching import padded_length
 from shared.task import Corpus
 from shared.text import BOS, EOS, PAD
 from shared.tiny_world import english
-from shared.tiny_world.pictures import places
+from shared.tiny_world.pictures import LANGUAGES, described, draw, judge, places
+from shared.tiny_world.pictures import captions as tiny_captions
 from tasks.captioning.config import AugmentConfig, CaptioningConfig, DataConfig, ModelConfig, VocabularyConfig
 from tasks.captioning.corpus import prepare
-from tasks.captioning.data import augmented, encoded, steps_per_pass, training_batches
+from tasks.captioning.data import augmented, encoded, exchanged, steps_per_pass, training_batches
 from tasks.captioning.features import fit, seen
 
 LONGEST, BATCH, TWO = 6, 8, 2
@@ -247,25 +248,85 @@ def test_rewards_compare_with_all_captions_of_a_picture(made, stream):
 PICTURES = np.random.default_rng(4).integers(60, 180, (40, 12, 12, 3)).astype("uint8")
 
 
+NONE_FLIPPED = np.zeros(len(PICTURES), bool)
+
+
 def changed(**options):
-    found = augmented(PICTURES, AugmentConfig(**options), np.random.default_rng(5))
+    def make(seed):
+        return augmented(PICTURES, NONE_FLIPPED, AugmentConfig(**options), np.random.default_rng(seed))
+
+    found = make(5)
     assert found.dtype == np.uint8 and found.shape == PICTURES.shape
-    again = augmented(PICTURES, AugmentConfig(**options), np.random.default_rng(5))
-    np.testing.assert_array_equal(found, again)
-    assert np.any(found != augmented(PICTURES, AugmentConfig(**options), np.random.default_rng(6)))
+    np.testing.assert_array_equal(found, make(5))
+    assert np.any(found != make(6))
     return found
 
 
 def test_nothing_is_changed_unless_asked():
-    assert augmented(PICTURES, AugmentConfig(), np.random.default_rng(5)) is PICTURES
+    assert augmented(PICTURES, NONE_FLIPPED, AugmentConfig(), np.random.default_rng(5)) is PICTURES
 
 
-def test_half_of_the_pictures_are_flipped():
-    flipped = [
-        np.array_equal(after, before[:, ::-1]) for after, before in zip(changed(flip=True), PICTURES, strict=True)
-    ]
-    same = [np.array_equal(after, before) for after, before in zip(changed(flip=True), PICTURES, strict=True)]
-    assert np.all(np.array(flipped) != same) and 10 < sum(flipped) < 30
+def test_left_and_right_are_exchanged_where_asked():
+    flipped = np.random.default_rng(7).random(len(PICTURES)) < 0.5
+    found = augmented(PICTURES, flipped, AugmentConfig(flip=True), np.random.default_rng(5))
+    np.testing.assert_array_equal(found[flipped], PICTURES[flipped][:, :, ::-1])
+    np.testing.assert_array_equal(found[~flipped], PICTURES[~flipped])
+
+
+@pytest.mark.parametrize("language, pair", [("en", "left right"), ("de", "links rechts")])
+def test_captions_of_mirrored_scenes_are_true(language, pair):
+    """The boxes that are exchanged with them, too."""
+    told = set()
+    for position in range(40):
+        scene, boxes, _ = draw("train", 3, position)
+        seen = described(scene, boxes)
+        mirrored = [{**group, "boxes": mirrored_boxes(group["boxes"])} for group in seen]
+        for caption in tiny_captions(scene, LANGUAGES[language]):
+            turned = exchanged(caption, pair)
+            told.add(turned == caption)
+            assert judge(turned, LANGUAGES[language], mirrored).true
+            assert exchanged(turned, pair) == caption
+    assert told == {True, False}
+
+
+def mirrored_boxes(boxes):
+    return [[round(edge, 4) for edge in (1 - right, top, 1 - left, bottom)] for left, top, right, bottom in boxes]
+
+
+def test_words_are_exchanged_whole_and_whatever_their_case():
+    pairs = "left right Up down"
+    assert exchanged("Left, leftmost: an upright man looks down", pairs) == "right, leftmost: an upright man looks up"
+
+
+def test_half_of_the_pictures_are_flipped_and_told_so(cache):
+    config = CaptioningConfig(
+        data=DataConfig(cache=cache, size=12, batch_size=8, captions_per_picture=2),
+        augment=AugmentConfig(flip=True, flip_words="left right"),
+        model=ModelConfig(attention_supervision=1.0),
+    )
+    corpus = prepare(config)
+    features = fit(config, corpus)
+    records, pictures = seen(config, corpus, features, "train")
+    flips, relations = [], set()
+    for inputs, targets, _ in training_batches(config, corpus, features, 0).take(20).as_numpy_iterator():
+        for i, picture in enumerate(inputs["seen"]):
+            (position,) = np.flatnonzero(
+                [any(np.array_equal(picture, way) for way in (each, each[:, ::-1])) for each in pictures]
+            )
+            flips.append(not np.array_equal(picture, pictures[position]))
+            scene = json.loads(records[position]["scene"])
+            if flips[-1]:
+                scene = [{**group, "boxes": mirrored_boxes(group["boxes"])} for group in scene]
+            for row, boxes in zip(targets[2 * i : 2 * i + 2], inputs["places"][2 * i : 2 * i + 2], strict=True):
+                text = features.vocabulary.decode(row)
+                assert judge(text, english, scene).true
+                found = [[box.round(4).tolist() for box in each if box[0] < box[2]] for each in boxes]
+                known = [[np.float32(each).round(4).tolist() for each in word] for word in places(text, english, scene)]
+                for word, expected in zip(found, known, strict=False):
+                    np.testing.assert_allclose(word, expected, atol=2e-4)
+                assert not any(found[len(known) :])
+                relations |= {word for word in ("left", "right") if word in text.split()}
+    assert 20 < sum(flips) < 0.7 * len(flips) and relations == {"left", "right"}
 
 
 def test_pictures_are_moved_by_no_more_than_their_share():
@@ -292,7 +353,7 @@ def test_contrast_leaves_the_mean():
 
 
 def test_what_is_too_bright_is_white():
-    dark = augmented(PICTURES // 2, AugmentConfig(brightness=0.9), np.random.default_rng(5))
+    dark = augmented(PICTURES // 2, NONE_FLIPPED, AugmentConfig(brightness=0.9), np.random.default_rng(5))
     assert dark.min() == 0 and dark.max() == 255
 
 
