@@ -35,7 +35,7 @@ def row(rows, depth, columns):
 
     def with_panels():
         for _ in range(times):
-            multiply(x, packed, len(packed), padded)
+            multiply(x, packed, 0, len(packed), padded)
 
     def with_numpy():
         for _ in range(times):

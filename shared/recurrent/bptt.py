@@ -18,7 +18,7 @@ Keras runs the same recurrence as one call of the cell at each step, and lets Te
 But to dispatch the dozen operations of a step takes about as long as they do. Here the loop over all steps is compiled
 code, with products made for it, see `panels`. Nothing goes from one row of a batch to another, so the rows are shared
 out among the processor's cores, and no core waits for another, or for Python, before the last step. Only where rows are
-few do the cores share the units in their place, and meet at every step.
+few do the cores share the columns of W in their place, and meet at every step.
 
 In mixed precision all of this is float32: in eight bits of mantissa a state would soon swallow what is added to it.
 """
@@ -30,7 +30,7 @@ import tensorflow as tf
 
 from shared.cpu import LEAST_ROWS, column_sums, compiled, empty, in_numpy, meet, on_cores, product, together
 from shared.recurrent.cells import CELLS, GRU, LAYER_NORM_LSTM, SAVED, SCALES, STATES, add, copy, step, step_back
-from shared.recurrent.panels import WIDTH, empty_panels, fill, multiply, pack
+from shared.recurrent.panels import WIDTH, empty_panels, fill, multiply, pack, part_of
 
 FEW = 2 * LEAST_ROWS  # rows, too few to be shared out
 LEAST_WEIGHTS = 90_000  # in W, that are worth a core
@@ -94,7 +94,7 @@ def _forward(cell, inputs, W, c, mask, kept, *others):
     states = empty((STATES[cell], 1 + time, batch, len(W)), W.dtype)
     states[:, 0] = first
     saved = empty((time, batch, SAVED[cell] * len(W) + SCALES[cell]), W.dtype)
-    if time > 1 and batch < FEW and cell != LAYER_NORM_LSTM:  # which has to know all units before it has one
+    if time > 1 and batch < FEW:
         _forward_of_few(cell, inputs, W, c, mask, kept, projection, states, saved)
         return states, saved
     x = product(_flat(inputs), *projection).reshape(time, batch, -1) if projection else inputs
@@ -112,30 +112,17 @@ def _flat(a):
 
 
 def _forward_of_few(cell, inputs, W, c, mask, kept, projection, states, saved):
-    """Where rows are too few to share out, the cores share the units, as most time goes into reading the weights.
-
-    Each has the weights of its units in its cache, and makes their part of every state.
-    """
-    units = len(W)
+    """Where rows are too few to share out, the cores share the weights, for it is to read those that takes the time."""
+    flat, x = _flat(inputs), empty((*inputs.shape[:2], W.shape[1]), W.dtype) if projection else inputs
+    panels = empty_panels(W)
+    a = empty((2, x.shape[1], len(panels) * WIDTH), W.dtype)
 
     def work(part, parts, arrived):
-        begin, end = (min(units, -(-units // WIDTH) * each // parts * WIDTH) for each in (part, part + 1))
-
-        def of_own(a):
-            """What is there of these units, of all gates."""
-            gates = a.shape[-1] // units
-            of_gates = a.reshape(*a.shape[:-1], gates, units)[..., begin:end]
-            return np.ascontiguousarray(of_gates).reshape(*a.shape[:-1], gates * (end - begin))
-
         if projection:
-            U, b = map(of_own, projection)
-            x = (np.dot(_flat(inputs), U) + b).reshape(*inputs.shape[:2], len(b))
-        else:
-            x = of_own(inputs)
-        own = of_own(W)
-        panels = empty_panels(own)
-        fill(own, panels, 0, len(panels))
-        _all_steps_of_few(cell, begin, end, parts, arrived, panels, x, of_own(c), mask, of_own(kept), states, saved)
+            some = slice(len(flat) * part // parts, len(flat) * (part + 1) // parts)
+            np.dot(flat[some], projection[0], out=_flat(x)[some])
+            _flat(x)[some] += projection[1]
+        _all_steps_of_few(cell, part, parts, arrived, W, panels, a, x, c, mask, kept, states, saved)
 
     together(work, W.size, LEAST_WEIGHTS)
 
@@ -146,31 +133,32 @@ def _all_steps(cell, begin, end, W, x, c, mask, kept, states, saved):
     last, a = len(states) - 1, np.empty((end - begin, len(W) * WIDTH), x.dtype)
     for t in range(len(x)):
         h, cells, new_h, new_cells = states[0, t], states[last, t], states[0, t + 1], states[last, t + 1]
-        multiply(h[begin:end], W, -(-x.shape[2] // WIDTH), a)
+        multiply(h[begin:end], W, 0, -(-x.shape[2] // WIDTH), a)
         _one_step(cell, begin, a, x[t], c, mask[t], kept[t], h, cells, new_h, new_cells, saved[t])
 
 
 @compiled
-def _all_steps_of_few(cell, begin, end, parts, arrived, W, x, c, mask, kept, states, saved):
-    """The units from `begin` to `end` of all rows through all steps; W, x, c and kept are theirs."""
-    units, own, last, batch = states.shape[3], end - begin, len(states) - 1, x.shape[1]
-    a = np.empty((batch, len(W) * WIDTH), x.dtype)
-    own_saved = np.empty(saved.shape[2] // units * own, x.dtype)
+def _all_steps_of_few(cell, part, parts, arrived, W, panels, a, x, c, mask, kept, states, saved):
+    """All rows through all steps, by several cores together, each with its part of the columns of W in its cache.
+
+    With all of a_t = W h_{t-1} at hand each makes the rest of the step for itself, which takes less time than to wait
+    once more; what part 0 makes is the result.
+    """
+    begin, end = part_of(panels, part, parts)
+    fill(W, panels, begin, end)
+    meet(arrived, parts)  # x is whole
+    last, own = len(states) - 1, np.empty_like(a[0])
+    if part:  # which has no use for what it made more than a step ago
+        states, saved = states[:, :2].copy(), np.empty_like(saved[:1])
+    kept_steps = len(saved)
     for t in range(len(x)):
-        if t:
-            meet(arrived, parts * t)  # h is whole
-        h, cells, new_h, new_cells = states[0, t], states[last, t], states[0, t + 1], states[last, t + 1]
-        multiply(h, W, -(-x.shape[2] // WIDTH), a)
-        for row in range(batch):
-            old = h[row][begin:end], cells[row][begin:end]
-            new = new_h[row][begin:end], new_cells[row][begin:end]
-            if mask.size and not mask[t, row]:
-                copy(old[0], new[0])
-                copy(old[1], new[1])
-                continue
-            step(cell, x[t, row], a[row, : x.shape[2]], c, kept[t, row], *old, *new, own_saved)
-            for i in range(saved.shape[2] // units):
-                copy(own_saved[i * own : (i + 1) * own], saved[t, row, i * units + begin : i * units + end])
+        now, then = (t % 2, (t + 1) % 2) if part else (t, t + 1)
+        h, cells, new_h, new_cells = states[0, now], states[last, now], states[0, then], states[last, then]
+        multiply(h, panels, begin, end, a[t % 2])
+        meet(arrived, parts * (t + 2))
+        for row in range(len(own)):  # of what the others read, too; they are past it before it is written again
+            copy(a[t % 2, row], own[row])
+        _one_step(cell, 0, own, x[t], c, mask[t], kept[t], h, cells, new_h, new_cells, saved[t % kept_steps])
 
 
 @compiled
@@ -226,7 +214,7 @@ def _all_steps_back(cell, truncate, begin, end, W, d_outputs, c, mask, kept, sta
                 cell, c, kept[t, row], states[0, t, row], states[last, t, row], saved[t, row],
                 d_state[0, row], d_state[last, row], dx[t, row], da[t, row], dc,
             )  # fmt: skip
-        multiply(da[t, begin:end], W, -(-units // WIDTH), dh)
+        multiply(da[t, begin:end], W, 0, -(-units // WIDTH), dh)
         for row in range(begin, end):
             add(dh[row - begin, :units], d_state[0, row])
         if truncate and t and t % truncate == 0:

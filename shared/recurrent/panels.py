@@ -37,6 +37,13 @@ def empty_panels(W: np.ndarray) -> np.ndarray:
 
 
 @compiled
+def part_of(panels, part, parts):
+    """The first panel of a part, a multiple of TOGETHER, and the one behind its last."""
+    groups = len(panels) // TOGETHER
+    return groups * part // parts * TOGETHER, groups * (part + 1) // parts * TOGETHER
+
+
+@compiled
 def fill(W, panels, begin, end):
     """Copies the columns of the panels from `begin` to `end`."""
     depth, columns = W.shape
@@ -54,25 +61,25 @@ def fill(W, panels, begin, end):
 
 
 @compiled
-def multiply(x, panels, count, out):
+def multiply(x, panels, begin, end, out):
     """Writes x W into `out`, what comes behind the columns of W is of no meaning.
 
     Args:
         x: (rows, depth), the numbers of a row next to each other. panels: `pack(W)`.
-        count: how many of the panels are multiplied; those behind hold no column of W.
+        begin, end: which panels are multiplied, from a multiple of TOGETHER on.
         out: (rows, len(panels) * WIDTH).
     """
     rows = len(x)
     if rows == 1:
-        for panel in range(0, count, TOGETHER):
+        for panel in range(begin, end, TOGETHER):
             _tile(1, x, 0, panels, panel, out)
         return
     if rows == 2:
-        for panel in range(0, count, TOGETHER // 2):
+        for panel in range(begin, end, TOGETHER // 2):
             _tile(2, x, 0, panels, panel, out)
         return
     blocks = (rows + ROWS - 1) // ROWS
-    for panel in range(count):
+    for panel in range(begin, end):
         for block in range(blocks):  # of 3 to 6 rows
             row = rows * block // blocks
             height = rows * (block + 1) // blocks - row

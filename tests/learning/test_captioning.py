@@ -23,6 +23,5 @@ def test_the_quickstart_looks_at_what_it_names(scores):
     assert scores["attention_on_object"] >= 80
 
 
-@pytest.mark.xfail(strict=True, reason="84 % in the quickstart's time; see Results in tasks/captioning/README.md")
 def test_the_quickstart_tells_what_is_seen(scores):
     assert scores["true_captions"] >= 90

@@ -22,7 +22,7 @@ def test_multiply(rows, depth, columns, transposed, part, dtype):
     x = rng.normal(size=(rows, 2 * depth if part else depth)).astype(dtype)[:, :depth]  # rows may lie apart
     panels = pack(W)
     out = np.empty((rows, len(panels) * WIDTH), dtype)
-    multiply(x, panels, -(-columns // WIDTH), out)
+    multiply(x, panels, 0, -(-columns // WIDTH), out)
     exact = x.astype(np.float64) @ W.astype(np.float64)
     scale = np.abs(exact).max(initial=1.0)
     np.testing.assert_allclose(out[:, :columns], exact, atol=TOLERANCE[dtype] * scale, rtol=TOLERANCE[dtype])
@@ -37,7 +37,7 @@ def test_nothing_but_zeros_behind_the_last_column(columns):
 def test_what_is_no_number_stays_so():
     """It tells of a training that diverged."""
     panels, out = pack(np.eye(4)), np.empty((1, 4 * WIDTH))
-    multiply(np.array([[0.0, np.nan, 0.0, 0.0]]), panels, 1, out)
+    multiply(np.array([[0.0, np.nan, 0.0, 0.0]]), panels, 0, 1, out)
     assert np.isnan(out[0, :4]).all()
 
 
@@ -47,7 +47,7 @@ def test_a_row_is_the_same_whatever_rows_stand_beside_it(rows):
     panels = pack(rng.normal(size=(33, 70)).astype("float32"))
     x = rng.normal(size=(rows, 33)).astype("float32")
     together, alone = np.empty((rows, len(panels) * WIDTH), "float32"), np.empty((1, len(panels) * WIDTH), "float32")
-    multiply(x, panels, len(panels), together)
+    multiply(x, panels, 0, len(panels), together)
     for row in range(rows):
-        multiply(x[row : row + 1], panels, len(panels), alone)
+        multiply(x[row : row + 1], panels, 0, len(panels), alone)
         np.testing.assert_array_equal(alone[0, :70], together[row, :70])
