@@ -37,7 +37,8 @@ TASK_WORDS = {
         *("model.channels=2", "model.memory_units=8", "model.embedding_units=8", "model.units=8"),
         *("model.attention_units=8", "model.dropout_embedding=0.3", "model.dropout_memory=0.3"),
         *("model.scheduled_sampling=0.2", "augment.contrast=0.1", "augment.brightness=0.1", "decoding.method=greedy"),
-        *("decoding.max_length=12", "training.sample_examples=1"),
+        *("decoding.max_length=12", "training.sample_examples=1", "training.optimizer=muon", "augment.flip=true"),
+        "augment.flip_words=left right",
     ],
 }
 COSINE = ["training.warmup_steps=7"]

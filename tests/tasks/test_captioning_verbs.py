@@ -327,14 +327,17 @@ def test_a_training_starts_from_the_weights_of_a_run(made, model_of, tmp_path):
     one_line_error(lambda: started(made, features), "model.start_from: ", "another vocabulary")
 
 
+AS_IT_CAME = ["model.train_encoder=false", "augment.flip=false", "augment.flip_words="]
+
+
 def test_weights_that_lie_in_checkpoints_are_not_looked_for_elsewhere(made):
-    words = ["model.train_encoder=false", f"model.start_from={made}"]
+    words = [*AS_IT_CAME, f"model.start_from={made}"]
     config = load_config(CaptioningConfig, made / "config.yaml", words)
     one_line_error(lambda: fit(config, TASK.prepare(config)), "model.start_from: ", "model.encoder_rate=0")
 
 
 LARGER = ["model.encoder=MobileNet", "model.memory_units=32"]  # so that some units of the memory are above 0
-FROZEN = [*LARGER, "model.train_encoder=false"]
+FROZEN = [*LARGER, *AS_IT_CAME]
 JOINT = [*LARGER, "model.train_encoder=true", "model.encoder_rate=0.1", "augment.flip=true"]
 JOINT += ["model.attention_supervision=0"]
 
