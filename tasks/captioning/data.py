@@ -27,7 +27,8 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
     each other, begun by bos in "tokens" and ended by eos in "targets"; weights 1 on words and eos, 0 on padding. With
     training.objective cider also "references" (pictures, captions, time), all captions of each, ended by eos. With
     model.attention_supervision also "places" (captions, time, boxes, 4), where each target is to be seen, see
-    `tiny_world.pictures.places`, in shares of the picture; boxes of nothing are padding.
+    `tiny_world.pictures.places`, in shares of the picture; boxes of nothing are padding. Captions and
+    places of a flipped picture are those of what is then to be seen.
     """
     records, arrays = seen(config, corpus, features, "train")
     trained_on = [encoded(record["captions"], config, features) for record in records]
