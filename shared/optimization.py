@@ -31,7 +31,6 @@ class FusedAdam:
         )  # fmt: skip
 
 
-@keras.saving.register_keras_serializable("unroll")
 class Muon(FusedAdam, keras.optimizers.Adam):
     """Momentum whose every direction is made equally long, for matrices; Adam for embeddings and vectors.
 

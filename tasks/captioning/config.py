@@ -75,7 +75,7 @@ class VocabularyConfig(config.VocabularyConfig):
 class AugmentConfig:
     """What changes the pictures in training, where the encoder is trained, too; the section `augment`."""
 
-    flip: bool = False  # left and right exchanged, in half of the pictures
+    flip: bool = False  # left and right exchanged, in half of the pictures; with flip_words where captions tell them
     flip_words: str = ""  # "left right": pairs of words that are exchanged in the captions of those
     shift: float = 0.0  # share of the picture's size that it is moved by at most, across and down
     brightness: float = 0.0  # share of the full range that is added or taken at most
@@ -227,6 +227,9 @@ class CaptioningConfig:
             "only data.corpus=tiny_world tells where things are": self.data.corpus != "tiny_world",
             "a token has to be a word: vocabulary.unit=word": self.vocabulary.unit != "word",
             "things would not be where they are said to be: augment.shift=0": self.augment.shift > 0,
+            "captions would say left for right: augment.flip=false, or augment.flip_words": (
+                self.augment.flip and not self.augment.flip_words
+            ),
         }
         if fault := next(filter(faults.get, faults), ""):
             raise UserError(f"model.attention_supervision: {fault}; choose that, or 0")

@@ -27,13 +27,14 @@ def training_batches(config, corpus, features, first_step) -> tf.data.Dataset:
     each other, begun by bos in "tokens" and ended by eos in "targets"; weights 1 on words and eos, 0 on padding. With
     training.objective cider also "references" (pictures, captions, time), all captions of each, ended by eos. With
     model.attention_supervision also "places" (captions, time, boxes, 4), where each target is to be seen, see
-    `tiny_world.pictures.places`, in shares of the picture; boxes of nothing are padding. Captions and
-    places of a flipped picture are those of what is then to be seen.
+    `tiny_world.pictures.places`, in shares of the picture; boxes of nothing are padding. Captions and places
+    of a flipped picture are those of what is then to be seen.
     """
     records, arrays = seen(config, corpus, features, "train")
     trained_on = [encoded(record["captions"], config, features) for record in records]
     captions = [[ids for _, ids in each] for each in trained_on]
-    mirrored = _of_mirrored(trained_on, config.augment, features.vocabulary)
+    pairs = config.augment.flip_words
+    mirrored = _of_mirrored(trained_on, pairs, features.vocabulary) if pairs else captions
     parts = _parts(config, arrays)
     data, seed, steps = config.data, config.training.seed, steps_per_pass(config, corpus, features)
     shown = [(i, turn) for i, ids in enumerate(captions) for turn in range(turns(ids, data))]
@@ -124,11 +125,9 @@ def encoded(captions: list[str], config, features) -> list[tuple[str, list[int]]
     return [(caption, ids) for caption, ids in pairs if fits(ids, config.data.max_length)]
 
 
-def _of_mirrored(captions, augment: AugmentConfig, vocabulary) -> list[list[list[int]]]:
+def _of_mirrored(captions, pairs: str, vocabulary) -> list[list[list[int]]]:
     """Of each picture what `encoded` returned as ids that are true of it with left and right exchanged."""
-    if not augment.flip_words:
-        return [[ids for _, ids in each] for each in captions]
-    return [vocabulary.encode([exchanged(text, augment.flip_words) for text, _ in each]) for each in captions]
+    return [vocabulary.encode([exchanged(text, pairs) for text, _ in each]) for each in captions]
 
 
 def _stacked(captions: list[list[list[int]]]) -> np.ndarray:

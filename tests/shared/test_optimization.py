@@ -11,7 +11,7 @@ from shared.config import TrainingConfig
 from shared.optimization import OPTIMIZERS, build_optimizer
 from shared.recurrent.layers import recurrent_layer
 
-KERAS_OWN = ("adam", "adamw", "sgd", "rmsprop")
+KERAS_OWN = [name for name in OPTIMIZERS if name != "muon"]
 START = [np.full((2, 3), 1.0, "float32"), np.full(4, -2.0, "float32")]
 RANDOM = np.random.default_rng(3)
 GRADIENTS = [
@@ -67,7 +67,8 @@ def test_updates_are_those_of_keras_own_clipping(name):
     decay = 0.01 if name == "adamw" else None
     expected, _ = apply_all(OPTIMIZERS[name](0.1, weight_decay=decay, global_clipnorm=1.0), GRADIENTS)
     actual, norms = apply_all(constant(optimizer=name, clip_norm=1.0, weight_decay=decay or 0.0), GRADIENTS)
-    assert_equal(actual, expected, tolerance=1e-5)  # TensorFlow's kernel rounds 1 - beta to float32, Keras does not
+    # Adam's kernel rounds 1 - beta to float32, Keras does not.
+    assert_equal(actual, expected, tolerance=1e-5 if name in ("adam", "adamw") else 1e-6)
     assert norms == pytest.approx([norm(gradients) for gradients in GRADIENTS], rel=1e-5)  # before clipping
     assert min(norms) < 1 < max(norms)
 

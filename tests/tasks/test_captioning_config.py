@@ -72,6 +72,7 @@ def test_checking_loads_nothing_heavy():
         ["model.encoder=VGG16", "model.weights=moved/since/weights.h5"],
         ["model.encoder=ResNet50", "augment.flip=true", "augment.shift=0.1"],
         [*CIDER, "augment.brightness=0.2"],
+        ["augment.flip=true", "augment.flip_words=left right", "model.attention_supervision=1"],
         ["decoding.max_length=1", "decoding.coverage_penalty=0.2"],
     ],
 )
@@ -127,6 +128,10 @@ def test_what_can_work_is_taken(load, overrides):
             ["model.attention_supervision:", "vocabulary.unit=word", "or 0"],
         ),
         (["augment.shift=0.1", "model.attention_supervision=1"], ["model.attention_supervision:", "augment.shift=0"]),
+        (
+            ["augment.flip=true", "model.attention_supervision=1"],
+            ["model.attention_supervision:", "augment.flip=false", "augment.flip_words"],
+        ),
         (
             [*CIDER, "model.attention_supervision=1"],
             ["model.attention_supervision:", "training.objective=words"],
