@@ -1,69 +1,56 @@
-"""A training step of the language model on a GPU, this project's or PyTorch's.
+"""Training steps of the language model and the recogniser on a GPU, this project's or PyTorch's.
 
-    python bench/gpu.py ours
-    python bench/gpu.py pytorch
+    python bench/gpu.py own
+    python bench/gpu.py rival
 
-Sizes, dropouts and updates are those of bench/language_model.py. One library in a process: with TensorFlow's CUDA 12
-and PyTorch's CUDA 13 in the same one, PyTorch's LSTM ended it. Products of float32 are rounded to TF32 in both.
+The steps are those of bench/language_model.py and bench/speech.py, in float32, of which either library rounds the
+products to TF32, and in mixed precision. One library in a process: with TensorFlow's CUDA 12 and PyTorch's CUDA 13 in
+the same one, PyTorch's LSTM ended it.
 """
 
 import argparse
 import sys
 
 from alternation import measure
+from sizes import BATCH, HEADS, LANGUAGE_MODELS, STEPS, language_model_name, recogniser_batch, recogniser_name
 
-WORDS, STREAMS, WINDOW, LAYERS = 10_000, 20, 35, 2
-UNITS_AND_DROPOUT = ((200, 0.2), (650, 0.5))
 TIMES = 5  # that the steps are measured
 
 
-def our_step(units: int, dropout: float):
-    """A function of nothing that trains one step and waits for the device."""
-    import numpy as np
-    from language_model import ours
+def own_steps(bfloat16: bool) -> list:
+    """A step of each language model and of each head of the recogniser."""
+    import keras
+    import own
 
-    tokens, targets = np.random.default_rng(1).integers(4, WORDS, (2, STREAMS, WINDOW), np.int32)
-    train, _ = ours(STREAMS, WINDOW, units, LAYERS, dropout)
-    return lambda: train(tokens, targets)
+    keras.config.set_dtype_policy("mixed_bfloat16" if bfloat16 else "float32")
+    steps = [own.language_model_steps(**size)[0] for size in LANGUAGE_MODELS]
+    return steps + [own.recogniser_step(head, recogniser_batch()) for head in HEADS]
 
 
-def pytorch_step(units: int, dropout: float):
-    """As `our_step`."""
-    import torch
+def rival_steps(bfloat16: bool) -> list:
+    """As `own_steps`."""
+    import rival
 
-    torch.backends.cuda.matmul.allow_tf32 = True
-    embedding, drop = torch.nn.Embedding(WORDS, units).cuda(), torch.nn.Dropout(dropout)
-    recurrence = torch.nn.LSTM(units, units, LAYERS, dropout=dropout).cuda()
-    bias = torch.zeros(WORDS, device="cuda", requires_grad=True)
-    weights = [embedding.weight, bias, *recurrence.parameters()]
-    tokens, targets = torch.randint(4, WORDS, (2, WINDOW, STREAMS)).numpy()
-
-    def step():
-        read, wanted = (torch.from_numpy(array).cuda() for array in (tokens, targets))
-        outputs, _ = recurrence(drop(embedding(read)))
-        scores = torch.nn.functional.linear(drop(outputs), embedding.weight, bias)
-        for weight in weights:
-            weight.grad = None
-        torch.nn.functional.cross_entropy(scores.reshape(-1, WORDS), wanted.reshape(-1)).backward()
-        torch.nn.utils.clip_grad_norm_(weights, 0.25)
-        with torch.no_grad():
-            for weight in weights:
-                weight -= weight.grad
-        torch.cuda.synchronize()
-
-    return step
+    rival.torch.backends.cuda.matmul.allow_tf32 = True
+    settings = {"device": "cuda", "bfloat16": bfloat16}
+    steps = [rival.language_model_steps(**size, **settings)[0] for size in LANGUAGE_MODELS]
+    return steps + [rival.recogniser_step(head, recogniser_batch(), **settings) for head in HEADS]
 
 
 def main():
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("library", choices=("ours", "pytorch"))
-    library = parser.parse_args().library
-    sys.stdout.write("| streams x window x units x layers x words | milliseconds | words/s |\n| --- | ---: | ---: |\n")
-    for units, dropout in UNITS_AND_DROPOUT:
-        [seconds] = measure([(our_step if library == "ours" else pytorch_step)(units, dropout)], TIMES)
-        sizes = f"{STREAMS}x{WINDOW}x{units}x{LAYERS}x{WORDS}"
-        sys.stdout.write(f"| {sizes} | {1000 * seconds:.2f} | {STREAMS * WINDOW / seconds:,.0f} |\n")
+    parser.add_argument("library", choices=("own", "rival"))
+    steps_of = {"own": own_steps, "rival": rival_steps}[parser.parse_args().library]
+    names = [f"language model, {language_model_name(**size)}" for size in LANGUAGE_MODELS]
+    names += [f"recogniser, {head}, {recogniser_name()}" for head in HEADS]
+    items = [size["streams"] * size["window"] for size in LANGUAGE_MODELS] + [BATCH * STEPS] * len(HEADS)
+    sys.stdout.write("| training step | precision | milliseconds | words or frames/s |\n| --- | --- | ---: | ---: |\n")
+    for bfloat16 in (False, True):
+        for name, count, seconds in zip(names, items, measure(steps_of(bfloat16), TIMES), strict=True):
+            precision = "bfloat16, mixed" if bfloat16 else "float32"
+            sys.stdout.write(f"| {name} | {precision} | {1000 * seconds:.2f} | {count / seconds:,.0f} |\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -12,110 +12,32 @@ process, and the medians compared. Needs `pip install torch`.
 import argparse
 import dataclasses
 import json
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["KERAS_BACKEND"] = "tensorflow"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
+import own
+import rival
 from alternation import measure
+from sizes import BATCH, HEADS, RECOGNISER, STEPS, recogniser_batch, recogniser_name
 
-from shared.config import TrainingConfig
-from shared.losses import OwnLoss
-from shared.optimization import build_optimizer
 from shared.text import Vocabulary
 from shared.train import prepare_process
-from tasks.speech.config import DecodingConfig, ModelConfig, SpeechConfig
+from tasks.speech.config import DecodingConfig, SpeechConfig
 from tasks.speech.decode import log_posteriors, recognise
-from tasks.speech.features import Features, compute, num_columns
-from tasks.speech.model import Recogniser
+from tasks.speech.features import Features, compute
 
-# PyTorch's optimisers look for its compiler, which nothing here uses; loading it beside TensorFlow was a crash.
-sys.modules["triton"] = None
-
-try:
-    import torch
-except ImportError:
-    sys.exit("error: the bench needs PyTorch: .venv/bin/python -m pip install torch")
-
-BATCH, STEPS, UNITS, LAYERS, CLASSES = 32, 300, 128, 2, 64
-LABELS = 40  # of CTC in an utterance, about as many as 3 seconds of speech have phones
 BATCHES = (1, 8, 32)  # recordings recognised side by side
-COLUMNS = num_columns(SpeechConfig().features)
-TRAINING = TrainingConfig()
-
-
-class Torch(torch.nn.Module):
-    """Frames (batch, steps, COLUMNS) -> log probabilities (batch, steps, CLASSES)."""
-
-    def __init__(self):
-        super().__init__()
-        self.recurrence = torch.nn.LSTM(COLUMNS, UNITS, LAYERS, batch_first=True, bidirectional=True)
-        self.output = torch.nn.Linear(2 * UNITS, CLASSES)
-
-    def forward(self, features):
-        return torch.log_softmax(self.output(self.recurrence(features)[0]), dim=-1)
-
-
-def our_model(head: str) -> Recogniser:
-    """A fresh recogniser of the sizes above."""
-    model = Recogniser(ModelConfig(units=UNITS, layers=LAYERS, head=head), COLUMNS, CLASSES, CLASSES)
-    model.build()
-    return model
-
-
-def our_step(head: str, inputs: dict) -> Callable:
-    """A training step of this project's model, as a function without arguments."""
-    model = our_model(head)
-    model.compile(build_optimizer(TRAINING, 1000), OwnLoss(), jit_compile=False)
-    zeros, weights = np.zeros((BATCH, STEPS), np.int32), np.ones((BATCH, STEPS), np.float32)
-    return lambda: model.train_on_batch(inputs, zeros, weights)
-
-
-def their_step(head: str, inputs: dict) -> Callable:
-    """The same of PyTorch."""
-    model = Torch()
-    optimizer = torch.optim.Adam(model.parameters(), TRAINING.learning_rate)
-
-    def step():
-        batch = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        log_probs = model(batch["features"])
-        if head == "frames":
-            wanted = batch["frame_phones"].long().reshape(-1)
-            loss = torch.nn.functional.nll_loss(log_probs.reshape(-1, CLASSES), wanted)
-        else:
-            sizes = batch["lengths"].long(), (batch["labels"] != 0).sum(1)
-            labels = batch["labels"].long()
-            loss = torch.nn.functional.ctc_loss(log_probs.transpose(0, 1), labels, *sizes, reduction="sum")
-            loss = loss / (BATCH * STEPS)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), TRAINING.clip_norm)
-        optimizer.step()
-
-    return step
 
 
 def training_rows(pairs: int, deterministic: bool) -> list[dict]:
     """Frames per second of a training step with either head, of a batch without padding."""
-    draw = np.random.default_rng(1)
-    inputs = {
-        "features": draw.standard_normal((BATCH, STEPS, COLUMNS), np.float32),
-        "lengths": np.full(BATCH, STEPS, np.int32),
-        "frame_phones": draw.integers(4, CLASSES, (BATCH, STEPS), np.int32),
-        "labels": draw.integers(4, CLASSES, (BATCH, LABELS), np.int32),
-    }
-    rows = []
-    for head in ("frames", "ctc"):
-        own, rival = measure((our_step(head, inputs), their_step(head, inputs)), pairs)
-        frames = BATCH * STEPS
+    rows, batch, frames = [], recogniser_batch(), BATCH * STEPS
+    for head in HEADS:
+        ours, theirs = measure((own.recogniser_step(head, batch), rival.recogniser_step(head, batch)), pairs)
         rows.append({
-            "head": head, "deterministic": deterministic, "frames_per_second": frames / own,
-            "frames_per_second_pytorch": frames / rival, "speed_vs_pytorch": rival / own,
+            "head": head, "deterministic": deterministic, "frames_per_second": frames / ours,
+            "frames_per_second_pytorch": frames / theirs, "speed_vs_pytorch": theirs / ours,
         })  # fmt: skip
     return rows
 
@@ -124,24 +46,25 @@ def recognition_row(pairs: int, batch: int) -> dict:
     """Seconds of computing per second of sound for recordings that are recognised side by side."""
     config = dataclasses.replace(SpeechConfig(), decoding=DecodingConfig(batch_size=batch))
     settings = config.features
-    rate, vocabulary = settings.sample_rate, Vocabulary.train([" ".join(map(str, range(CLASSES - 4)))], "whitespace", 0)
+    columns, classes = RECOGNISER["columns"], RECOGNISER["classes"]
+    rate, vocabulary = settings.sample_rate, Vocabulary.train([" ".join(map(str, range(classes - 4)))], "whitespace", 0)
     features = Features(
-        vocabulary, vocabulary, np.zeros(COLUMNS, np.float32), np.ones(COLUMNS, np.float32), {},
-        np.full((CLASSES, CLASSES), -np.log(CLASSES), np.float32), num_utterances=0,
+        vocabulary, vocabulary, np.zeros(columns, np.float32), np.ones(columns, np.float32), {},
+        np.full((classes, classes), -np.log(classes), np.float32), num_utterances=0,
     )  # fmt: skip
     seconds = ((STEPS - 1) * settings.hop + settings.window) / 1000
     sounds = 0.1 * np.random.default_rng(1).standard_normal((batch, round(seconds * rate)), np.float32)
-    model, rival = our_model("frames"), Torch().eval()
+    model, theirs = own.recogniser("frames"), rival.Recogniser().eval()
 
     def frames():
         return [features.normalized(compute(sound, rate, settings), "") for sound in sounds]
 
     rows = frames()
-    stacked = torch.from_numpy(np.stack(rows))
+    stacked = rival.torch.from_numpy(np.stack(rows))
 
     def their_posteriors():
-        with torch.inference_mode():
-            rival(stacked)
+        with rival.torch.inference_mode():
+            theirs(stacked)
 
     functions = (
         lambda: list(recognise(config, model, features, [(row, seconds) for row in frames()])),
@@ -161,9 +84,9 @@ def main():
     pairs = parser.parse_args().pairs
     training = training_rows(pairs, deterministic=False)
     recognition = [recognition_row(pairs, batch) for batch in BATCHES]
-    prepare_process(TRAINING)  # last, since what it switches on stays on
+    prepare_process(own.TRAINING)  # last, since what it switches on stays on
     training += training_rows(pairs, deterministic=True)
-    size = f"{BATCH}x{STEPS}x{COLUMNS}x{UNITS}x{LAYERS}x{CLASSES}"
+    size = recogniser_name()
     header = ["training step", "batch x steps x columns x units x layers x classes", "frames/s", "PyTorch", "ratio"]
     sys.stdout.write(f"| {' | '.join(header)} |\n| --- | --- | ---: | ---: | ---: |\n")
     for row in training:

@@ -270,14 +270,14 @@ def _kernel_loop(layer, sequences, state, mask, kept, training):
     return bptt.unroll(layer.equations, sequences, tuple(state), W, c, projection, mask, kept, layer.truncate)
 
 
-CUDNN_GATES = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # where Keras has what is first, second, ... in cuDNN
-
-
 def _cudnn_loop(layer, sequences, state, mask, kept, training):
-    """cuDNN; `_cell_loop` reads what cuDNN cannot: rows without a step, and padding before the first step of a row.
+    """cuDNN, over all steps of all rows: what a mask shows comes first in its row, and what follows it is left out.
+
+    Of TensorFlow's operations the one that knows of lengths, CudnnRNNV3, would fail where a batch with padding has the
+    shape of an earlier one without, and always takes cuDNN's slowest algorithm (TensorFlow 2.21 on an H100).
 
     In mixed precision it works in float32, as our kernel does. In bfloat16 its LSTM had gradients some thousand times
-    too large and its GRU had NaN (TensorFlow 2.21 on an H100, 2026-11-26).
+    too large and its GRU had NaN (2026-11-26).
     """
     cell, compute_dtype = layer.cell, sequences.dtype
     if training and cell.dropout:
@@ -287,33 +287,47 @@ def _cudnn_loop(layer, sequences, state, mask, kept, training):
     if sequences.shape[-1] != U.shape[0] or any(part.shape[-1] != W.shape[0] for part in state):
         # cuDNN would not notice.
         raise ValueError(f"inputs {sequences.shape} and state {state[0].shape} for weights {U.shape} and {W.shape}")
-    time, batch = tf.unstack(tf.shape(sequences)[:2])
-    lengths = tf.fill([batch], time) if mask is None else tf.reduce_sum(tf.cast(mask, tf.int32), axis=0)
-    turned = mask is not None and layer.go_backwards  # what was padded on the right begins with its padding
+    inputs, *first = (tf.cast(each, dtype) for each in (sequences, *state))
+    is_lstm = layer.equations == "lstm"
 
-    def read():
-        gates = CUDNN_GATES.get(layer.equations, (0,))
-        matrices = [tf.transpose(tf.split(matrix, len(gates), axis=1)[gate]) for matrix in (U, W) for gate in gates]
-        biases = [tf.split(bias, len(gates))[gate] for bias in (b, c) for gate in gates]
-        inputs, *first = (tf.cast(each, dtype) for each in (sequences, *state))
-        outputs, h, cells, *_ = tf.raw_ops.CudnnRNNV3(
-            input=tf.reverse_sequence(tf.reverse(inputs, [0]), lengths, 0, 1) if turned else inputs,
-            input_h=first[0][None],
-            input_c=first[1][None] if len(first) == 2 else tf.zeros([], dtype),
-            params=tf.concat([tf.reshape(part, [-1]) for part in matrices + biases], axis=0),
-            sequence_lengths=lengths,
-            rnn_mode=layer.equations if len(gates) > 1 else f"rnn_{layer.equations}",
-        )
-        if turned:
-            outputs = tf.reverse(tf.reverse_sequence(outputs, lengths, 0, 1), [0])
-        final = (h[0], cells[0]) if len(first) == 2 else (h[0],)
-        return tf.cast(outputs, compute_dtype), [tf.cast(part, compute_dtype) for part in final]
+    if mask is not None:
+        lengths = tf.reduce_sum(tf.cast(mask, tf.int32), axis=0)
+        order = tf.argsort(tf.cast(~mask, tf.int32), axis=0, stable=True)
+        rows = tf.broadcast_to(tf.range(tf.shape(order)[1]), tf.shape(order))
+        shown_first, back = (tf.stack([steps, rows], axis=-1) for steps in (order, tf.argsort(order, axis=0)))
+        inputs = _permuted(tf.where(mask[..., None], inputs, 0.0), shown_first, back)
+        steps = tf.range(tf.shape(mask)[0])[:, None]
+        if is_lstm:
+            # The last c is only to be had from the last step. One more feature keeps it until then: i = 0 and f = 1.
+            inputs = tf.concat([inputs, tf.cast(steps >= lengths, dtype)[..., None]], axis=-1)
+            U = tf.concat([U, tf.repeat(tf.constant([[-100.0, 100.0, 0.0, 0.0]], dtype), layer.units, axis=1)], axis=0)
 
-    if mask is None:
-        return read()
-    right = tf.sequence_mask(lengths, time)
-    readable = tf.reduce_all(mask == tf.transpose(right[:, ::-1] if turned else right)) & tf.reduce_all(lengths > 0)
-    return tf.cond(readable, read, lambda: _cell_loop(layer, sequences, state, mask, kept, training=False))
+    def flat(weight):
+        columns = tf.transpose(weight)
+        if layer.equations == "gru":  # Keras has z before r
+            z, r, n = tf.split(columns, 3)
+            columns = tf.concat([r, z, n], axis=0)
+        return tf.reshape(columns, [-1])
+
+    outputs, h, cells, *_ = tf.raw_ops.CudnnRNNV2(
+        input=inputs,
+        input_h=first[0][None],
+        input_c=first[1][None] if is_lstm else tf.zeros([], dtype),
+        params=tf.concat([flat(weight) for weight in (U, W, b, c)], axis=0),
+        rnn_mode=layer.equations if isinstance(layer, LSTM | GRU) else f"rnn_{layer.equations}",
+    )
+    final = [h[0], cells[0]] if is_lstm else [h[0]]
+    if mask is not None:
+        final[0] = tf.reduce_sum(tf.where((steps == lengths - 1)[..., None], outputs, 0.0), axis=0)
+        final = [tf.where(lengths[:, None] > 0, part, old) for part, old in zip(final, first, strict=True)]
+        outputs = tf.where(mask[..., None], _permuted(outputs, back, shown_first), 0.0)
+    return tf.cast(outputs, compute_dtype), [tf.cast(part, compute_dtype) for part in final]
+
+
+@tf.custom_gradient
+def _permuted(sequences, places, inverse):
+    """(time, batch, features) with what stands at places[t, row]; the gradient is gathered too, and not scattered."""
+    return tf.gather_nd(sequences, places), lambda gradient: (tf.gather_nd(gradient, inverse), None, None)
 
 
 def _cell_loop(layer, sequences, state, mask, kept, training):

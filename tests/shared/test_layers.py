@@ -22,6 +22,13 @@ KERAS = {
     "layer_norm_lstm": functools.partial(CELLS["layer_norm_lstm"], use_bptt=False),  # Keras has none: a call a step
 }
 LENGTHS = [6, 2, 1, 4]
+MASKS = {
+    "whole": None,
+    "padded": tf.sequence_mask(LENGTHS, 6),
+    "padded on the left": ~tf.sequence_mask(LENGTHS, 6),  # the first row is empty
+    "empty row": tf.sequence_mask([6, 0, 1, 4], 6),
+    "holes": tf.constant([[0, 1, 1, 0, 0, 1], [1, 0, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]) > 0,
+}
 HAS_GPU = bool(tf.config.list_physical_devices("GPU"))
 tf.config.experimental.enable_tensor_float_32_execution(False)  # which has three digits; a GPU's default
 
@@ -104,7 +111,7 @@ def test_our_kernel_equals_keras_whatever_the_shape(cell, data):
     assert_equal_layers(cell, mask, atol=2e-5, dtype=dtype, **shape)
 
 
-def cudnn(input, input_h, input_c, params, sequence_lengths, rnn_mode):
+def cudnn(input, input_h, input_c, params, rnn_mode):
     """What cuDNN computes, after its documentation: of the gates i, f, g, o or r, z, n all U, all W, all b, all c."""
     size, units = input.shape[-1], input_h.shape[-1]
     gates = {"lstm": 4, "gru": 3}.get(rnn_mode, 1)
@@ -113,35 +120,31 @@ def cudnn(input, input_h, input_c, params, sequence_lengths, rnn_mode):
     U, W, b, c = (parts[first : first + gates] for first in range(0, 4 * gates, gates))
     U, W = ([tf.reshape(part, (units, -1)) for part in matrices] for matrices in (U, W))
     h, cells, outputs = input_h[0], input_c[0] if rnn_mode == "lstm" else None, []
-    for t, x in enumerate(tf.unstack(input)):
+    for x in tf.unstack(input):
         xs = [tf.matmul(x, part, transpose_b=True) + bias for part, bias in zip(U, b, strict=True)]
         hs = [tf.matmul(h, part, transpose_b=True) + bias for part, bias in zip(W, c, strict=True)]
-        shown, new_cells = (t < sequence_lengths)[:, None], cells
         if rnn_mode == "lstm":
             i, f, g, o = (a + b for a, b in zip(xs, hs, strict=True))
-            new_cells = tf.sigmoid(f) * cells + tf.sigmoid(i) * tf.tanh(g)
-            new = tf.sigmoid(o) * tf.tanh(new_cells)
-            cells = tf.where(shown, new_cells, cells)
+            cells = tf.sigmoid(f) * cells + tf.sigmoid(i) * tf.tanh(g)
+            h = tf.sigmoid(o) * tf.tanh(cells)
         elif rnn_mode == "gru":
             r, z = (tf.sigmoid(a + b) for a, b in zip(xs[:2], hs[:2], strict=True))
-            new = (1 - z) * tf.tanh(xs[2] + r * hs[2]) + z * h
+            h = (1 - z) * tf.tanh(xs[2] + r * hs[2]) + z * h
         else:
-            new = {"rnn_tanh": tf.tanh, "rnn_relu": tf.nn.relu}[rnn_mode](xs[0] + hs[0])
-        h = tf.where(shown, new, h)
-        outputs.append(tf.where(shown, new, 0.0))
+            h = {"rnn_tanh": tf.tanh, "rnn_relu": tf.nn.relu}[rnn_mode](xs[0] + hs[0])
+        outputs.append(h)
     return tf.stack(outputs), h[None], tf.zeros(0) if cells is None else cells[None], None, None
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there is the real one")
 @pytest.mark.parametrize("cell", ["simple", "relu", "lstm", "gru"])
-@pytest.mark.parametrize("lengths", [None, LENGTHS, [6, 0, 1, 4]], ids=["whole", "masked", "empty row"])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("go_backwards", [False, True], ids=["forwards", "backwards"])
-def test_cudnn_is_given_what_it_wants(cell, lengths, go_backwards, monkeypatch):
-    mask = None if lengths is None else tf.sequence_mask(lengths, 6)
+def test_cudnn_is_given_what_it_wants(cell, mask, go_backwards, monkeypatch):
     ours, theirs = pair(cell, go_backwards=go_backwards)
     wanted = results(theirs, mask)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU"])
-    monkeypatch.setattr(tf.raw_ops, "CudnnRNNV3", cudnn)
+    monkeypatch.setattr(tf.raw_ops, "CudnnRNNV2", cudnn)
     assert kernel_of(ours, mask) == "cudnn"
     for actual, expected in zip(results(ours, mask), wanted, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
@@ -149,20 +152,12 @@ def test_cudnn_is_given_what_it_wants(cell, lengths, go_backwards, monkeypatch):
 
 @pytest.mark.skipif(not HAS_GPU, reason="cuDNN is for GPUs")
 @pytest.mark.parametrize("cell", ["simple", "relu", "lstm", "gru"])
-@pytest.mark.parametrize("mask", [None, tf.sequence_mask(LENGTHS, 6)], ids=["whole", "masked"])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("go_backwards", [False, True], ids=["forwards", "backwards"])
 @pytest.mark.parametrize("compiled", [eager, tf.function], ids=["eager", "graph"])
 def test_cudnn_equals_the_loop_of_keras(cell, mask, go_backwards, compiled):
     layer = assert_equal_layers(cell, mask, compiled, atol=5e-6, go_backwards=go_backwards)
     assert kernel_of(layer, mask) == "cudnn"
-
-
-@pytest.mark.skipif(not HAS_GPU, reason="cuDNN is for GPUs")
-@pytest.mark.parametrize(
-    "mask", [tf.sequence_mask([6, 0, 1, 4], 6), ~tf.sequence_mask(LENGTHS, 6)], ids=["empty", "left"]
-)
-def test_a_simple_network_takes_masks_that_cudnn_does_not(mask):
-    assert kernel_of(assert_equal_layers("simple", mask, tf.function, go_backwards=True), mask) == "cudnn"
 
 
 @pytest.mark.skipif(HAS_GPU, reason="the kernel is for CPUs")
