@@ -98,8 +98,6 @@ def prepare_process(training) -> None:
     keras.utils.set_random_seed(training.seed)
     if training.deterministic:
         tf.config.experimental.enable_op_determinism()
-        # cuDNN's algorithms differ in rounding; the fastest, as measured at its first use, is not always the same.
-        os.environ["TF_CUDNN_RNN_USE_AUTOTUNE"] = "0"
     keras.config.set_dtype_policy(training.precision)
 
 

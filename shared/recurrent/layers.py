@@ -273,8 +273,8 @@ def _kernel_loop(layer, sequences, state, mask, kept, training):
 def _cudnn_loop(layer, sequences, state, mask, kept, training):
     """cuDNN, over all steps of all rows: what a mask shows comes first in its row, and what follows it is left out.
 
-    Of TensorFlow's operations the one that knows of lengths, CudnnRNNV3, would fail where a batch with padding has the
-    shape of an earlier one without, and always takes cuDNN's slowest algorithm (TensorFlow 2.21 on an H100).
+    TensorFlow is told that all rows are whole. It could be told their lengths, but fails then at a batch with padding
+    whose shape an earlier one without had (2.21), and leaves gradients of what was not read unwritten.
 
     In mixed precision it works in float32, as our kernel does. In bfloat16 its LSTM had gradients some thousand times
     too large and its GRU had NaN (2026-11-26).
@@ -309,11 +309,12 @@ def _cudnn_loop(layer, sequences, state, mask, kept, training):
             columns = tf.concat([r, z, n], axis=0)
         return tf.reshape(columns, [-1])
 
-    outputs, h, cells, *_ = tf.raw_ops.CudnnRNNV2(
+    outputs, h, cells, *_ = tf.raw_ops.CudnnRNNV3(
         input=inputs,
         input_h=first[0][None],
         input_c=first[1][None] if is_lstm else tf.zeros([], dtype),
         params=tf.concat([flat(weight) for weight in (U, W, b, c)], axis=0),
+        sequence_lengths=tf.fill(tf.shape(inputs)[1:2], tf.shape(inputs)[0]),
         rnn_mode=layer.equations if isinstance(layer, LSTM | GRU) else f"rnn_{layer.equations}",
     )
     final = [h[0], cells[0]] if is_lstm else [h[0]]

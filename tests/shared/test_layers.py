@@ -111,8 +111,9 @@ def test_our_kernel_equals_keras_whatever_the_shape(cell, data):
     assert_equal_layers(cell, mask, atol=2e-5, dtype=dtype, **shape)
 
 
-def cudnn(input, input_h, input_c, params, rnn_mode):
+def cudnn(input, input_h, input_c, params, sequence_lengths, rnn_mode):
     """What cuDNN computes, after its documentation: of the gates i, f, g, o or r, z, n all U, all W, all b, all c."""
+    assert list(sequence_lengths) == [len(input)] * input.shape[1]
     size, units = input.shape[-1], input_h.shape[-1]
     gates = {"lstm": 4, "gru": 3}.get(rnn_mode, 1)
     sizes = [units * size] * gates + [units * units] * gates + [units] * 2 * gates
@@ -144,7 +145,7 @@ def test_cudnn_is_given_what_it_wants(cell, mask, go_backwards, monkeypatch):
     ours, theirs = pair(cell, go_backwards=go_backwards)
     wanted = results(theirs, mask)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU"])
-    monkeypatch.setattr(tf.raw_ops, "CudnnRNNV2", cudnn)
+    monkeypatch.setattr(tf.raw_ops, "CudnnRNNV3", cudnn)
     assert kernel_of(ours, mask) == "cudnn"
     for actual, expected in zip(results(ours, mask), wanted, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6)
@@ -158,6 +159,17 @@ def test_cudnn_is_given_what_it_wants(cell, mask, go_backwards, monkeypatch):
 def test_cudnn_equals_the_loop_of_keras(cell, mask, go_backwards, compiled):
     layer = assert_equal_layers(cell, mask, compiled, atol=5e-6, go_backwards=go_backwards)
     assert kernel_of(layer, mask) == "cudnn"
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="cuDNN is for GPUs")
+@pytest.mark.parametrize("cell", ["simple", "relu", "lstm", "gru"])
+def test_cudnn_reads_a_padded_batch_after_a_whole_one_of_its_shape(cell):
+    # Told the lengths, TensorFlow would not: it keeps what it found out about a shape.
+    inputs, layers = tf.constant(normal(4, 6, 3)), pair(cell)
+    ours, theirs = (tf.function(lambda mask, layer=layer: layer(inputs, mask=mask)) for layer in layers)
+    for mask in (tf.ones((4, 6), tf.bool), MASKS["padded"]):
+        for actual, expected in zip(ours(mask), theirs(mask), strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=5e-6)
 
 
 @pytest.mark.skipif(HAS_GPU, reason="the kernel is for CPUs")
