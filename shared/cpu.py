@@ -10,6 +10,7 @@ TensorFlow's own are taken.
 """
 
 import functools
+import itertools
 import math
 import os
 import threading
@@ -51,8 +52,7 @@ def together(work, weight: int, least: int) -> None:
     There are as many parts as cores, or fewer, so that each has its `least` of the weight. Where one raises, nobody
     waits for it any more, and so does this.
     """
-    cores, threads = _cores()
-    parts = max(1, min(cores, MOST_TOGETHER, weight // least))
+    parts = max(1, min(_cores()[0], MOST_TOGETHER, weight // least))
     arrived = np.zeros(1, np.int64)
 
     def attempt(part):
@@ -66,9 +66,7 @@ def together(work, weight: int, least: int) -> None:
         attempt(0)
         return
     with _TOGETHER:  # or two of these could wait for each other's cores for ever
-        others = threads.map(attempt, range(1, parts))
-        attempt(0)
-        list(others)
+        list(_bound_threads().map(attempt, range(parts)))
 
 
 MOST_TOGETHER = 8  # parts: the more there are, the sooner one of them makes all others wait
@@ -125,6 +123,19 @@ def _cores() -> tuple[int, ThreadPoolExecutor]:
     return cores, ThreadPoolExecutor(cores, "cores")
 
 
+@functools.cache
+def _bound_threads() -> ThreadPoolExecutor:
+    """Threads, each of which stays on a core of its own.
+
+    Linux would wake a thread on the core of the one that woke it, though another is idle, and the parts of a short
+    sequence share one core for longer than they take.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return ThreadPoolExecutor(MOST_TOGETHER, "together")
+    cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
+    return ThreadPoolExecutor(MOST_TOGETHER, "together", lambda: os.sched_setaffinity(0, {next(cores)}))
+
+
 def in_numpy(function, arguments, shapes, dtype) -> list:
     """Tensors of these shapes, and of one dtype, that a function of NumPy's arrays returns for tensors."""
     found = tf.nest.flatten(tf.numpy_function(function, arguments, [dtype] * len(shapes), stateful=False))
@@ -140,16 +151,19 @@ def empty(shape, dtype) -> np.ndarray:
 
 
 def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
-    """a b + bias, for NumPy's arrays; each core forms a share of the rows, or of the columns where rows are few."""
+    """a b + bias, for NumPy's arrays; each core forms a share of the rows, or of the columns where rows are few.
+
+    np.dot would copy what is a share of a transposed matrix, or of the columns of any; np.matmul does not.
+    """
     found = empty((a.shape[0], b.shape[1]), a.dtype)
 
     def some_rows(part):
-        np.dot(a[part], b, out=found[part])
+        np.matmul(a[part], b, out=found[part])
         if bias is not None:
             found[part] += bias
 
     def some_columns(part):
-        found[:, part] = np.dot(a, b[:, part])
+        np.matmul(a, b[:, part], out=found[:, part])
         if bias is not None:
             found[:, part] += bias[part]
 

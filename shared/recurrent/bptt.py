@@ -119,9 +119,11 @@ def _forward_of_few(cell, inputs, W, c, mask, kept, projection, states, saved):
 
     def work(part, parts, arrived):
         if projection:
-            some = slice(len(flat) * part // parts, len(flat) * (part + 1) // parts)
-            np.dot(flat[some], projection[0], out=_flat(x)[some])
-            _flat(x)[some] += projection[1]
+            U, b = projection
+            some = slice(len(b) * part // parts, len(b) * (part + 1) // parts)
+            of_part = _flat(x)[:, some]
+            np.matmul(flat, U[:, some], out=of_part)
+            of_part += b[some]
         _all_steps_of_few(cell, part, parts, arrived, W, panels, a, x, c, mask, kept, states, saved)
 
     together(work, W.size, LEAST_WEIGHTS)
