@@ -24,10 +24,11 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
+from shared.memory import empty
+
 LEAST_ROWS = 4  # that are worth a core
 LEAST_PRODUCTS = 20_000_000  # of two numbers, that are worth a core
 FEW_ROWS = 16  # of a product, of which each core could hardly use what it reads of the other matrix
-ALIGNMENT = 64  # bytes; TensorFlow copies arrays that begin elsewhere
 
 # No more of fastmath than the fused multiplication: NaN has to stay NaN, for it tells of a training that diverged.
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
@@ -66,7 +67,7 @@ def together(work, weight: int, least: int) -> None:
         attempt(0)
         return
     with _TOGETHER:  # or two of these could wait for each other's cores for ever
-        list(_bound_threads().map(attempt, range(parts)))
+        list(_bound_threads(parts).map(attempt, range(parts)))
 
 
 MOST_TOGETHER = 8  # parts: the more there are, the sooner one of them makes all others wait
@@ -124,30 +125,22 @@ def _cores() -> tuple[int, ThreadPoolExecutor]:
 
 
 @functools.cache
-def _bound_threads() -> ThreadPoolExecutor:
-    """Threads, each of which stays on a core of its own.
+def _bound_threads(count: int) -> ThreadPoolExecutor:
+    """So many threads, each of which stays on a core of its own.
 
     Linux would wake a thread on the core of the one that woke it, though another is idle, and the parts of a short
     sequence share one core for longer than they take.
     """
     if not hasattr(os, "sched_setaffinity"):
-        return ThreadPoolExecutor(MOST_TOGETHER, "together")
+        return ThreadPoolExecutor(count, "together")
     cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
-    return ThreadPoolExecutor(MOST_TOGETHER, "together", lambda: os.sched_setaffinity(0, {next(cores)}))
+    return ThreadPoolExecutor(count, "together", lambda: os.sched_setaffinity(0, {next(cores)}))
 
 
 def in_numpy(function, arguments, shapes, dtype) -> list:
     """Tensors of these shapes, and of one dtype, that a function of NumPy's arrays returns for tensors."""
     found = tf.nest.flatten(tf.numpy_function(function, arguments, [dtype] * len(shapes), stateful=False))
     return [tf.ensure_shape(each, shape) for each, shape in zip(found, shapes, strict=True)]
-
-
-def empty(shape, dtype) -> np.ndarray:
-    """As np.empty, of memory that TensorFlow takes over as it is."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    found = np.empty(size + ALIGNMENT, np.uint8)
-    start = -found.ctypes.data % ALIGNMENT
-    return found[start : start + size].view(dtype).reshape(shape)
 
 
 def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from shared.cpu import batch_product, compiled, empty, in_numpy, on_cores, own_kernels, reduction
+from shared.cpu import batch_product, compiled, in_numpy, on_cores, own_kernels, reduction
+from shared.memory import empty
 from shared.recurrent.cells import tanh
 
 

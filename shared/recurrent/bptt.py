@@ -28,7 +28,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from shared.cpu import LEAST_ROWS, column_sums, compiled, empty, in_numpy, meet, on_cores, product, together
+from shared.cpu import LEAST_ROWS, column_sums, compiled, in_numpy, meet, on_cores, product, together
+from shared.memory import empty
 from shared.recurrent.cells import CELLS, GRU, LAYER_NORM_LSTM, SAVED, SCALES, STATES, add, copy, step, step_back
 from shared.recurrent.panels import WIDTH, empty_panels, fill, multiply, pack, part_of
 

@@ -12,7 +12,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from shared.cpu import compiled, empty, on_cores
+from shared.cpu import compiled, on_cores
+from shared.memory import empty
 
 VECTOR = 8  # numbers in one, which is a register of AVX2 in float32; LLVM makes several of it on other processors
 WIDTH = 2 * VECTOR  # columns in a panel, whose row is a cache line of float32

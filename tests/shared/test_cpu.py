@@ -2,6 +2,8 @@
 
 import functools
 import math
+import os
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -154,6 +156,22 @@ def test_additive_scores_equal_their_definition(batch, time, positions, units, d
     compare(additive_scores, plain, arguments, dtype)
 
 
+@pytest.mark.parametrize("transposed", [False, True], ids=["", "transposed"])
+@pytest.mark.parametrize("rows", [3, 300], ids=["shares of columns", "shares of rows"])
+def test_a_product_takes_no_memory_but_its_result_s(rows, transposed, monkeypatch):
+    monkeypatch.setattr(cpu, "LEAST_PRODUCTS", 1)
+    a, b = np.ones((rows, 400), np.float32), np.ones((400, 500), np.float32)
+    if transposed:
+        a, b = a.T.copy().T, b.T.copy().T
+    cpu.product(a, b)  # once, for what is made at the first use
+    tracemalloc.start()
+    try:
+        found = cpu.product(a, b)
+        assert tracemalloc.get_traced_memory()[1] < found.nbytes + 50_000
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("rows", [0, 1, 5, 64])
 def test_work_is_shared_out_without_a_gap(rows):
     done = np.zeros(rows, int)
@@ -192,6 +210,22 @@ def test_nobody_passes_a_meeting_before_all_are_there(cores, monkeypatch):
             assert found == [(0, 1)] * cores
 
 
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="there is but one core"
+)
+def test_those_who_meet_have_a_core_each(monkeypatch):
+    monkeypatch.setattr(cpu, "_cores", lambda: (2, None))
+    for _ in range(20):
+        cores = {}
+
+        def work(part, parts, arrived, cores=cores):
+            cores[part] = os.sched_getaffinity(0)
+            cpu.meet(arrived, parts)
+
+        cpu.together(work, 2, 1)
+        assert cores[0].isdisjoint(cores[1])
+
+
 @pytest.mark.parametrize("wrong", [0, 1])
 def test_nobody_waits_for_a_part_that_failed(wrong, monkeypatch):
     monkeypatch.setattr(cpu, "_cores", functools.cache(lambda: (2, ThreadPoolExecutor(2))))
@@ -203,11 +237,3 @@ def test_nobody_waits_for_a_part_that_failed(wrong, monkeypatch):
 
     with pytest.raises(ValueError, match="no more"):
         cpu.together(work, 2, 1)
-
-
-def test_tensorflow_takes_arrays_over_without_a_copy():
-    array = cpu.empty((3, 100, 100), np.float32)
-    assert array.ctypes.data % 64 == 0 and array.shape == (3, 100, 100) and array.flags["C_CONTIGUOUS"]
-    taken = tf.function(lambda: tf.numpy_function(lambda: array, [], tf.float32))()
-    array[:] = 7
-    np.testing.assert_array_equal(taken, 7)
