@@ -9,6 +9,7 @@ cross-entropies are operations of TensorFlow, with their gradients. XLA cannot c
 TensorFlow's own are taken.
 """
 
+import contextlib
 import functools
 import itertools
 import math
@@ -134,7 +135,12 @@ def _bound_threads(count: int) -> ThreadPoolExecutor:
     if not hasattr(os, "sched_setaffinity"):
         return ThreadPoolExecutor(count, "together")
     cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
-    return ThreadPoolExecutor(count, "together", lambda: os.sched_setaffinity(0, {next(cores)}))
+
+    def stay():
+        with contextlib.suppress(OSError):  # a core that has been taken from this process since
+            os.sched_setaffinity(0, {next(cores)})
+
+    return ThreadPoolExecutor(count, "together", stay)
 
 
 def in_numpy(function, arguments, shapes, dtype) -> list:
