@@ -46,7 +46,10 @@ SIZES = [
     {"batch": 32, "time": 300, "units": 128, "layers": 2, "words": 64, "bidirectional": True},
     {"batch": 1, "time": 100, "units": 256, "layers": 1, "words": 0},
 ]
-STEPS = [{"batch": 1, "units": 650, "words": 10_000}, {"batch": 320, "units": 512, "words": 8_000}]
+STEPS = [
+    {"batch": 1, "units": 650, "words": 10_000},
+    *({"batch": batch, "units": 512, "words": 8_000} for batch in (20, 320)),  # beams of 5, for 4 and for 64 sentences
+]
 LENGTH = 50  # words that the rows of single steps write
 RATE = 0.01
 

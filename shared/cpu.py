@@ -29,7 +29,7 @@ from shared.memory import empty
 
 LEAST_ROWS = 4  # that are worth a core
 LEAST_PRODUCTS = 20_000_000  # of two numbers, that are worth a core
-FEW_ROWS = 16  # of a product, of which each core could hardly use what it reads of the other matrix
+WIDE = 4  # columns of a product for each of its rows, from where on the cores share the columns
 
 # No more of fastmath than the fused multiplication: NaN has to stay NaN, for it tells of a training that diverged.
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
@@ -150,8 +150,9 @@ def in_numpy(function, arguments, shapes, dtype) -> list:
 
 
 def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
-    """a b + bias, for NumPy's arrays; each core forms a share of the rows, or of the columns where rows are few.
+    """a b + bias, for NumPy's arrays; each core forms a share of the rows, or where there are many more, of the columns.
 
+    For each core reads all of the matrix that is not shared, and puts it in the order it needs.
     np.dot would copy what is a share of a transposed matrix, or of the columns of any; np.matmul does not.
     """
     found = empty((a.shape[0], b.shape[1]), a.dtype)
@@ -166,7 +167,7 @@ def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.
         if bias is not None:
             found[:, part] += bias[part]
 
-    work, size = (some_columns, b.shape[1]) if len(a) < FEW_ROWS else (some_rows, len(a))
+    work, size = (some_columns, b.shape[1]) if b.shape[1] > WIDE * len(a) else (some_rows, len(a))
     # To read the other matrix takes as long as to multiply it by eight rows.
     on_cores(work, size, max(LEAST_ROWS, size * LEAST_PRODUCTS // max(max(len(a), 8) * b.size, 1)))
     return found

@@ -35,6 +35,7 @@ from shared.recurrent.panels import WIDTH, empty_panels, fill, multiply, pack, p
 
 FEW = 2 * LEAST_ROWS  # rows, too few to be shared out
 LEAST_WEIGHTS = 90_000  # in W, that are worth a core
+LEAST_UNITS = 100_000  # of all gates and rows in one step, that are worth a core
 
 
 def unroll(cell, inputs, state, W, c, projection=(), mask=None, kept=None, truncate=0):
@@ -101,7 +102,12 @@ def _forward(cell, inputs, W, c, mask, kept, *others):
     x = product(_flat(inputs), *projection).reshape(time, batch, -1) if projection else inputs
     if time == 1:  # nothing to form over and over
         h, cells, new_h, new_cells = states[0, 0], states[-1, 0], states[0, 1], states[-1, 1]
-        _one_step(cell, 0, product(h, W), x[0], c, mask[0], kept[0], h, cells, new_h, new_cells, saved[0])
+        a = product(h, W)
+
+        def some_rows(rows):
+            _one_step(cell, rows.start, a[rows], x[0], c, mask[0], kept[0], h, cells, new_h, new_cells, saved[0])
+
+        on_cores(some_rows, batch, least=max(1, LEAST_UNITS // W.shape[1]))
     else:
         packed = pack(W)
         on_cores(lambda rows: _all_steps(cell, rows.start, rows.stop, packed, x, c, mask, kept, states, saved), batch)

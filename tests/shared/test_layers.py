@@ -172,6 +172,16 @@ def test_cudnn_reads_a_padded_batch_after_a_whole_one_of_its_shape(cell):
             np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=5e-6)
 
 
+def assert_equal_on_any_cores(function, monkeypatch):
+    found = []
+    for cores in (1, 2, 3):
+        monkeypatch.setattr(cpu, "_cores", functools.cache(lambda cores=cores: (cores, ThreadPoolExecutor(cores))))
+        found.append(keras.tree.flatten(function()))
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.skipif(HAS_GPU, reason="the kernel is for CPUs")
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("arguments", [{}, {"zoneout": 0.4}, {"go_backwards": True}], ids=["", "zoneout", "backwards"])
@@ -179,13 +189,17 @@ def test_cores_that_share_the_weights_of_a_few_rows_change_nothing(cell, argumen
     layer, _ = pair(cell, units=61, features=7, **arguments)
     mask = tf.sequence_mask([6, 0, 3], 6)
     monkeypatch.setattr(bptt, "LEAST_WEIGHTS", 1)
-    found = []
-    for cores in (1, 2, 3):
-        monkeypatch.setattr(cpu, "_cores", functools.cache(lambda cores=cores: (cores, ThreadPoolExecutor(cores))))
-        found.append(keras.tree.flatten(layer(normal(3, 6, 7), mask=mask, training=False)))
-    for one, *others in zip(*found, strict=True):
-        for other in others:
-            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+    assert_equal_on_any_cores(lambda: layer(normal(3, 6, 7), mask=mask, training=False), monkeypatch)
+
+
+@pytest.mark.skipif(HAS_GPU, reason="the kernel is for CPUs")
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("zoneout", [0.0, 0.4], ids=["", "zoneout"])
+def test_cores_that_share_the_rows_of_a_single_step_change_nothing(cell, zoneout, monkeypatch):
+    layer, _ = pair(cell, units=5, zoneout=zoneout)
+    state = [tf.constant(normal(7, 5, seed=i)) for i, _ in enumerate(layer.state_size)]
+    monkeypatch.setattr(bptt, "LEAST_UNITS", 1)
+    assert_equal_on_any_cores(lambda: layer.step(normal(7, 3), state), monkeypatch)
 
 
 @pytest.mark.parametrize("cell", CELLS)
