@@ -150,7 +150,7 @@ def in_numpy(function, arguments, shapes, dtype) -> list:
 
 
 def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
-    """a b + bias, for NumPy's arrays; each core forms a share of the rows, or where there are many more, of the columns.
+    """a b + bias, for NumPy's arrays; each core forms a share of the rows, or of many more columns.
 
     For each core reads all of the matrix that is not shared, and puts it in the order it needs.
     np.dot would copy what is a share of a transposed matrix, or of the columns of any; np.matmul does not.

@@ -164,21 +164,24 @@ class LayerNormLSTM(OwnLoop, keras.layers.RNN):
     Args:
         units: size of the state.
         dropout: share of the inputs that is dropped, one mask for all steps; seed: of it.
+        unit_forget_bias: whether the bias of the forget gate is 1 at first, not 0.
         **arguments: those of `keras.layers.RNN`, and OwnLoop's.
     """
 
     equations = "layer_norm_lstm"
     use_cudnn = False
 
-    def __init__(self, units, dropout=0.0, seed=None, dtype=None, **arguments):
-        super().__init__(LayerNormLSTMCell(units, dropout=dropout, seed=seed, dtype=dtype), dtype=dtype, **arguments)
+    def __init__(self, units, dropout=0.0, seed=None, unit_forget_bias=True, dtype=None, **arguments):
+        of_cell = {"dropout": dropout, "seed": seed, "unit_forget_bias": unit_forget_bias, "dtype": dtype}
+        super().__init__(LayerNormLSTMCell(units, **of_cell), dtype=dtype, **arguments)
         self.units = units
 
     def get_config(self):
         """As Keras'."""
         config = super().get_config()
         del config["cell"]
-        return {**config, "units": self.units, "dropout": self.cell.dropout, "seed": self.cell.seed}
+        of_cell = {name: getattr(self.cell, name) for name in ("units", "dropout", "seed", "unit_forget_bias")}
+        return {**config, **of_cell}
 
     @classmethod
     def from_config(cls, config):

@@ -20,11 +20,13 @@ class RecurrentStack(layers.Layer):
         dropout: share of the inputs of every layer but the first that is dropped, with one mask for all steps of a
             sequence (locked dropout; Gal & Ghahramani 2016).
         weight_drop, truncate, zoneout: of every layer, see `layers.OwnLoop`.
+        unit_forget_bias: whether the forget gates of an LSTM begin with a bias of 1, that is open, and not of 0
+            (Gers, Schmidhuber & Cummins 2000; Jozefowicz, Zaremba & Sutskever 2015).
     """
 
     def __init__(
         self, cell, units, num_layers=1, bidirectional=False, residual=False, dropout=0.0, weight_drop=0.0, truncate=0,
-        zoneout=0.0, **arguments,
+        zoneout=0.0, unit_forget_bias=True, **arguments,
     ):  # fmt: skip
         super().__init__(**arguments)
         self.supports_masking = (
@@ -35,6 +37,8 @@ class RecurrentStack(layers.Layer):
         self.directions = 2 if bidirectional else 1
         self.units = [units] * num_layers if isinstance(units, int) else list(units)
         options = {"weight_drop": weight_drop, "truncate": truncate, "zoneout": zoneout}
+        if cell.endswith("lstm"):
+            options["unit_forget_bias"] = unit_forget_bias
         self.recurrences = [
             recurrent_layer(cell, size, name=f"recurrence_{i}", **options) for i, size in enumerate(self.units)
         ]

@@ -79,6 +79,7 @@ class ModelConfig:
     embedding_units: int = 200
     units: int = 200
     layers: int = 2
+    unit_forget_bias: bool = True  # the forget gates of an LSTM are open at first, see RecurrentStack
     bidirectional: bool = False  # predicts each word from both sides, to fill gaps
     tie_embeddings: bool = True  # output matrix = embedding, and the last layer has embedding_units
     residual: bool = False
@@ -100,6 +101,8 @@ class ModelConfig:
         dropouts = ("dropout_words", "dropout_embedding", "dropout_layers", "dropout_output", "weight_drop", "zoneout")
         check_bounds("model", self, low=0, below=1, names=dropouts)
         check_bounds("model", self, low=0, names=("activation_penalty", "change_penalty", "samples", "truncate"))
+        if not (self.unit_forget_bias or self.cell.endswith("lstm")):
+            raise UserError(f"model.unit_forget_bias: false needs forget gates, and model.cell={self.cell} has none")
         if self.residual and len(set(self.layer_units)) > 1:
             raise UserError(
                 f"model.residual: true adds layers of model.units={self.units} to one of "

@@ -52,7 +52,8 @@ class LanguageModel(keras.Model):
         config = self.config
         return RecurrentStack(
             config.cell, config.layer_units, residual=config.residual, dropout=config.dropout_layers,
-            weight_drop=config.weight_drop, truncate=config.truncate, zoneout=config.zoneout, name=name,
+            weight_drop=config.weight_drop, truncate=config.truncate, zoneout=config.zoneout,
+            unit_forget_bias=config.unit_forget_bias, name=name,
         )  # fmt: skip
 
     def build(self, inputs_shape=None):

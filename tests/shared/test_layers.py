@@ -392,6 +392,14 @@ def test_a_copy_from_the_configuration_drops_as_many_weights(cell):
     assert type(layer).from_config(CELLS[cell](5).get_config()).weight_drop == 0.0
 
 
+@pytest.mark.parametrize("cell", ["lstm", "layer_norm_lstm"])
+@pytest.mark.parametrize("unit_forget_bias", [False, True])
+def test_a_copy_from_the_configuration_begins_to_forget_alike(cell, unit_forget_bias):
+    copy = CELLS[cell].from_config(CELLS[cell](2, unit_forget_bias=unit_forget_bias).get_config())
+    copy.build((None, None, 3))
+    np.testing.assert_array_equal(copy.cell.bias, [0, 0, *[unit_forget_bias] * 2, 0, 0, 0, 0])
+
+
 @pytest.mark.parametrize("cell", ["simple", "lstm", "gru", "layer_norm_lstm"])
 def test_a_copy_from_the_configuration_is_truncated_and_zoned_out_alike(cell):
     layer = CELLS[cell](5, truncate=3, zoneout=0.2)

@@ -328,6 +328,19 @@ def test_both_directions_cannot_go_step_by_step():
         stack.step(normal(2, FEATURES), stack.zero_state(2))
 
 
+@pytest.mark.parametrize("cell", ["lstm", "layer_norm_lstm"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("unit_forget_bias", [False, True])
+def test_forget_gates_begin_open_or_undecided(cell, bidirectional, unit_forget_bias):
+    stack = RecurrentStack(cell, UNITS, 2, bidirectional=bidirectional, unit_forget_bias=unit_forget_bias)
+    stack.build((None, None, FEATURES))
+    biases = [weight for weight in stack.weights if weight.path.endswith("/bias")]
+    assert len(biases) == 2 * stack.directions
+    for bias in biases:
+        i, f, g, o = np.split(bias.numpy(), 4)
+        assert np.all(f == unit_forget_bias) and not np.any([i, g, o])
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_residual_layers_add_their_input(bidirectional):
     options = {"num_layers": 3, "bidirectional": bidirectional}

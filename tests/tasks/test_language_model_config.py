@@ -69,6 +69,7 @@ def test_what_can_work_is_taken(load, overrides):
         (["model.dropout_words=1"], ["model.dropout_words: 1", "below 1"]),
         (["model.weight_drop=-0.1"], ["model.weight_drop: -0.1"]),
         (["model.zoneout=1"], ["model.zoneout: 1", "below 1"]),
+        (["model.cell=gru", "model.unit_forget_bias=false"], ["model.unit_forget_bias: false", "model.cell=gru"]),
         (["model.truncate=-1"], ["model.truncate: -1"]),
         (["model.activation_penalty=-1"], ["model.activation_penalty: -1"]),
         (["model.samples=-1"], ["model.samples: -1"]),
