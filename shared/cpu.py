@@ -150,10 +150,10 @@ def in_numpy(function, arguments, shapes, dtype) -> list:
 
 
 def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
-    """a b + bias, for NumPy's arrays; each core forms a share of the rows, or of many more columns.
+    """a b + bias, for NumPy's arrays, each core forming a share of the rows, or of the columns if there are many more.
 
-    For each core reads all of the matrix that is not shared, and puts it in the order it needs.
-    np.dot would copy what is a share of a transposed matrix, or of the columns of any; np.matmul does not.
+    A core copies all of the matrix that is not shared into the order it needs, so that should be the smaller one.
+    np.dot would also copy what is a share of a transposed matrix, or of the columns of any; np.matmul does not.
     """
     found = empty((a.shape[0], b.shape[1]), a.dtype)
 
