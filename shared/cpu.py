@@ -30,6 +30,7 @@ from shared.memory import empty
 LEAST_ROWS = 4  # that are worth a core
 LEAST_PRODUCTS = 20_000_000  # of two numbers, that are worth a core
 WIDE = 4  # columns of a product for each of its rows, from where on the cores share the columns
+FEW_ROWS = 64  # with which a transposed matrix is multiplied faster the other way around
 
 # No more of fastmath than the fused multiplication: NaN has to stay NaN, for it tells of a training that diverged.
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
@@ -163,7 +164,10 @@ def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.
             found[part] += bias
 
     def some_columns(part):
-        np.matmul(a, b[:, part], out=found[:, part])
+        if len(a) <= FEW_ROWS and b.flags.f_contiguous:
+            found[:, part] = np.matmul(b.T[part], a.T).T
+        else:
+            np.matmul(a, b[:, part], out=found[:, part])
         if bias is not None:
             found[:, part] += bias[part]
 
